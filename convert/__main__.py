@@ -1,0 +1,179 @@
+"""``python -m convert SRC DST``: the command line."""
+
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.console import Console
+
+from convert.card import TIERS
+from convert.errors import ConvertError
+from convert.families import FAMILIES
+from convert.merging import METHODS
+from convert.pipeline import convert
+from convert.request import Request, Result
+from convert.terminal import show_progress, show_result
+
+# Some versions of typer carry their own copy of click; in all of them this is the base of usage errors.
+USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
+
+METHOD_HELP = "; ".join(f"[bold]{method.name}[/bold]: {method.summary}" for method in METHODS.values())
+FAMILY_HELP = "\n\n".join(
+    f"  [bold]{family.model_type}[/bold]  [dim]{family.note}[/dim]" for family in FAMILIES.values()
+)
+TIER_HELP = "\n\n".join(f"  [bold]{tier}[/bold]  [dim]{meaning}[/dim]" for tier, meaning in TIERS.items())
+HELP = f"""Make the KV cache of a checkpoint smaller: fewer KV heads, a sliding window, or both.
+
+Weights are streamed and no model is built. The result takes the most portable form that expresses it:
+
+{TIER_HELP}
+
+[bold]Families[/bold]
+
+{FAMILY_HELP}
+
+[bold]Examples[/bold]
+
+  python -m convert meta-llama/Llama-2-7b-hf llama-gqa8 --kv-heads 8
+
+  python -m convert llama-gqa8 llama-window --window 4096 --sinks 4 --global-layers every:4
+"""
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command(help=HELP, no_args_is_help=True)
+def command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="Checkpoint folder or hub id, safetensors only.", show_default=False
+        ),
+    ],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="New folder for the result.", show_default=False)
+    ],
+    kv_heads: Annotated[
+        int | None,
+        typer.Option(
+            help="KV heads of the result; must divide the source's. Kept if only --window is given.",
+            rich_help_panel="Heads",
+        ),
+    ] = None,
+    merge: Annotated[
+        str, typer.Option(metavar="METHOD", help=f"{METHOD_HELP}.", rich_help_panel="Heads")
+    ] = "mean",
+    seed: Annotated[
+        int, typer.Option(help="For methods that draw random numbers.", rich_help_panel="Heads")
+    ] = 0,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens that each windowed layer sees, its own included.", rich_help_panel="Window"
+        ),
+    ] = None,
+    sinks: Annotated[
+        int,
+        typer.Option(help="First tokens that stay visible beside the window.", rich_help_panel="Window"),
+    ] = 0,
+    positions: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="How rotary positions count: absolute, as in the source.",
+            rich_help_panel="Window",
+        ),
+    ] = "absolute",
+    global_layers: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="Layers that keep full attention: none, all, every:4, first:2,last:2 or 0,5,10.",
+            rich_help_panel="Window",
+        ),
+    ] = "none",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="Convert every floating tensor: bfloat16, float16 or float32.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Largest weight file, such as 5GB; default: as the source.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check everything and show the table, write nothing.", rich_help_panel="Output"
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a checkpoint at DST.", rich_help_panel="Output")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object instead of the table.", rich_help_panel="Output"),
+    ] = False,
+) -> None:
+    """Convert one checkpoint; errors leave through ``main``."""
+    request = Request(
+        source=source,
+        destination=destination,
+        kv_heads=kv_heads,
+        merge=merge,
+        window=window,
+        sinks=sinks,
+        positions=positions,
+        global_layers=global_layers,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        force=force,
+        seed=seed,
+        dry_run=dry_run,
+    )
+    line = f"python -m convert {shlex.join(sys.argv[1:])}"
+    with show_progress(Console(stderr=True)) as report:
+        result = convert(request, command=line, report=report)
+    if as_json:
+        sys.stdout.write(to_json(result) + "\n")
+    else:
+        show_result(Console(), result)
+
+
+def to_json(result: Result) -> str:
+    """Write a result as one JSON object, the path as text."""
+    return json.dumps(asdict(result) | {"path": str(result.path)}, indent=2)
+
+
+def main() -> int:
+    """Run the command line.
+
+    Returns:
+        0 on success, 2 with one line on standard error when the request is refused, 130 when interrupted.
+    """
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except ConvertError as error:
+        message = str(error)
+    except USAGE_ERROR as error:
+        message = f"{getattr(error, 'format_message', error.__str__)()} (see python -m convert --help)"
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("interrupted; nothing was written\n")
+        return 130
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

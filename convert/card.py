@@ -1,0 +1,92 @@
+"""The model card of a result: how it was made, what it costs, how to load it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from convert.quantities import format_change, format_value
+from convert.request import Result
+
+TIERS = {
+    "native-gqa": "an ordinary checkpoint that every engine loads",
+    "native-window": "a sliding window that transformers itself knows",
+    "windowed": "a window with attention sinks; loads after `import patches`, or with `trust_remote_code=True`",
+}
+
+
+def build_card(result: Result, config: Mapping[str, Any], command: str) -> str:
+    """Write the model card.
+
+    Args:
+        result: What the conversion gives.
+        config: The new ``config.json``.
+        command: The command that made it.
+
+    Returns:
+        Markdown with front matter.
+    """
+    conversion = result.provenance
+    front = [
+        "---",
+        f"base_model: {json.dumps(conversion['source'])}",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        *(f"- {tag}" for tag in ("headroom", "kv-cache", result.tier)),
+        "---",
+    ]
+    rows = [
+        f"| {row.label} | {format_value(row.before, row.unit)} | {format_value(row.after, row.unit)} "
+        f"| {format_change(row)} |"
+        for row in result.rows
+    ]
+    return "\n".join(
+        [
+            *front,
+            "",
+            f"# {result.path.name}",
+            "",
+            f"Made from `{conversion['source']}` by Headroom {conversion['version']}:",
+            "",
+            "```sh",
+            command,
+            "```",
+            "",
+            f"Tier **{result.tier}**: {TIERS[result.tier]}. {result.reason[:1].upper()}{result.reason[1:]}.",
+            "",
+            *_facts(conversion, config),
+            "",
+            "| | source | result | |",
+            "| --- | ---: | ---: | --- |",
+            *rows,
+            "",
+            "Sizes of the cache are for one sequence, in the dtype of the weights.",
+            "",
+            "## Load it",
+            "",
+            "```python",
+            *result.load_lines,
+            "```",
+            "",
+        ]
+    )
+
+
+def _facts(conversion: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    before, after = conversion["source_kv_heads"], conversion["kv_heads"]
+    facts = [f"- KV heads: {before}"]
+    if before != after:
+        facts = [f"- KV heads: {before} to {after}, merged by `{conversion['merge']}` in adjacent groups"]
+        facts.append("- Merging loses quality until the model is trained further; measure before use.")
+    window = config.get("attention_window")
+    if window:
+        layers = ", ".join(map(str, window["global_layers"])) or "none"
+        facts.append(f"- Window: {window['size']} tokens and {window['sinks']} sinks")
+        facts.append(f"- Layers with full attention: {layers}")
+    elif "sliding_attention" in (config.get("layer_types") or ()) or config.get("use_sliding_window"):
+        facts.append(
+            f"- Sliding window: {config['sliding_window']} tokens, layer by layer as in `layer_types`"
+        )
+    elif config.get("sliding_window") and "use_sliding_window" not in config:
+        facts.append(f"- Sliding window: {config['sliding_window']} tokens in every layer")
+    return facts

@@ -1,0 +1,79 @@
+"""How many bytes a KV cache takes: pure arithmetic."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from convert.request import Row
+
+LENGTHS = (4096, 32768, 131072)
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What decides the size of a cache.
+
+    Args:
+        kv_heads: Key/value heads per layer.
+        head_dim: Numbers per head.
+        element_bytes: Bytes per number.
+        slots: For each layer, the most tokens it keeps (sinks + window); None keeps all.
+    """
+
+    kv_heads: int
+    head_dim: int
+    element_bytes: int
+    slots: tuple[int | None, ...]
+
+
+def kv_bytes(cache: CacheShape, tokens: int) -> int:
+    """Count the bytes of one sequence's cache.
+
+    Args:
+        cache: Shape of the cache.
+        tokens: Length of the sequence.
+
+    Returns:
+        Bytes of keys and values over all layers.
+
+    Holds: 512 KiB per token for Llama-2-7B in fp16 (tests/convert/test_footprint.py).
+    """
+    held = sum(tokens if slots is None else min(tokens, slots) for slots in cache.slots)
+    return 2 * cache.kv_heads * cache.head_dim * cache.element_bytes * held
+
+
+def kv_growth(cache: CacheShape) -> int:
+    """Count the bytes that each further token adds once every window is full."""
+    return 2 * cache.kv_heads * cache.head_dim * cache.element_bytes * cache.slots.count(None)
+
+
+def build_rows(
+    before: CacheShape, after: CacheShape, parameters: tuple[int, int], nbytes: tuple[int, int]
+) -> tuple[Row, ...]:
+    """Build the table of a conversion.
+
+    Args:
+        before: The source's cache.
+        after: The result's cache.
+        parameters: Parameters of source and result.
+        nbytes: Bytes of the weight files of source and result.
+
+    Returns:
+        Parameters, file bytes, KV bytes per token, past the window if there is one, and at several lengths.
+    """
+    rows = [
+        Row("Parameters", *parameters, unit="count"),
+        Row("Weight files", *nbytes, unit="bytes"),
+        Row("KV cache per token", kv_bytes(before, 1), kv_bytes(after, 1), unit="bytes"),
+    ]
+    if _windowed(before.slots) or _windowed(after.slots):
+        rows.append(
+            Row("KV cache per token past the window", kv_growth(before), kv_growth(after), unit="bytes")
+        )
+    for tokens in LENGTHS:
+        label = f"KV cache at {tokens // 1024}k tokens"
+        rows.append(Row(label, kv_bytes(before, tokens), kv_bytes(after, tokens), unit="bytes"))
+    return tuple(rows)
+
+
+def _windowed(slots: Sequence[int | None]) -> bool:
+    return any(count is not None for count in slots)

@@ -1,0 +1,24 @@
+"""Keep one head of every group: an ablation of the GQA paper."""
+
+from torch import Tensor
+
+from convert.merging.method import Groups, MergeContext, MergeMethod
+
+
+def merge_first(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
+    """Keep the first head of every group and drop the others.
+
+    Args:
+        heads: Projection rows, ``[K, D, E]``.
+        groups: For each new head, the source heads it replaces.
+        context: Not used.
+
+    Returns:
+        ``[len(groups), D, E]``, copies of source heads.
+
+    Source: GQA, arXiv 2305.13245, section 3.3 ("First").
+    """
+    return heads[[group[0] for group in groups]]
+
+
+FIRST = MergeMethod("first", "keep the first head of a group", "GQA, arXiv 2305.13245", merge_first)

@@ -1,0 +1,107 @@
+"""Carrying out a plan: weights, config, tokenizer, code and card into one folder that appears at once."""
+
+import errno
+import shlex
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+from torch import Tensor
+
+from convert.card import build_card
+from convert.destination import copy_file, write_folder, write_text
+from convert.errors import ConvertError
+from convert.json_file import dump_json
+from convert.merging.method import MergeContext
+from convert.plan import Plan, make_plan
+from convert.request import Request, Result
+from convert.weights.checkpoint import INDEX
+from convert.weights.layout import Piece, build_index
+from convert.weights.writing import write_file
+
+Report = Callable[[str, int, int], None]
+"""Called with what is being written, bytes done and bytes in all."""
+
+
+def convert(
+    request: Request, command: str | None = None, report: Report | None = None, code_root: Path | None = None
+) -> Result:
+    """Convert a checkpoint.
+
+    Args:
+        request: What is asked for.
+        command: The command line to put in the model card; None builds it from the request.
+        report: Called while weights are written.
+        code_root: Folder of the ``patches`` package; None finds the installed one.
+
+    Returns:
+        What was written, or would be when ``request.dry_run``.
+
+    Raises:
+        ConvertError: the request, the source or the destination does not allow it; nothing is left on disk.
+    """
+    try:
+        plan = make_plan(request, code_root)
+        if not request.dry_run:
+            with write_folder(request.destination, request.force) as folder:
+                _write(
+                    folder, plan, command or command_line(request), report or (lambda name, done, total: None)
+                )
+    except OSError as error:
+        full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        where = f" {error.filename}" if error.filename else ""
+        raise ConvertError(f"reading or writing failed{full}:{where} {error.strerror or error}") from error
+    return plan.result
+
+
+def command_line(request: Request) -> str:
+    """Write the command that makes a request, options in the order of the record."""
+    words = ["python", "-m", "convert", request.source, str(request.destination)]
+    for option in fields(Request)[2:]:
+        value = getattr(request, option.name)
+        if value == option.default:
+            continue
+        words.append(f"--{option.name.replace('_', '-')}")
+        if value is not True:
+            words.append(str(value))
+    return shlex.join(words)
+
+
+def _write(folder: Path, plan: Plan, command: str, report: Report) -> None:
+    _write_weights(folder, plan, report)
+    if len(plan.files) > 1:
+        write_text(folder / INDEX, dump_json(build_index(plan.files)))
+    for path in plan.carried:
+        copy_file(plan.source.folder / path, folder / path)
+    for name, text in plan.code.items():
+        write_text(folder / name, text)
+    write_text(folder / "README.md", build_card(plan.result, plan.form.config, command))
+    write_text(folder / "config.json", dump_json(plan.form.config))
+
+
+def _write_weights(folder: Path, plan: Plan, report: Report) -> None:
+    total = sum(piece.nbytes for file in plan.files for piece in file.pieces)
+    done = 0
+    for file in plan.files:
+
+        def advance(nbytes: int, name: str = file.name) -> None:
+            nonlocal done
+            done += nbytes
+            report(name, done, total)
+
+        write_file(folder, file, lambda piece, tensor: _merge(plan, piece, tensor), advance)
+
+
+def _merge(plan: Plan, piece: Piece, tensor: Tensor) -> Tensor:
+    if piece.edit is None:
+        raise ValueError(f"{piece.name} is not to be merged")
+    if not bool(tensor.isfinite().all()):
+        raise ConvertError(f"tensor {piece.name!r} holds NaN or infinity and cannot be merged")
+    heads = tensor.reshape(-1, piece.edit.head_dim, tensor.shape[1] if tensor.dim() > 1 else 1)
+    context = MergeContext(
+        tensor=piece.name,
+        kind=piece.edit.kind,
+        seed=plan.request.seed,
+        initializer_range=float(plan.source.config.get("initializer_range", 0.02)),
+    )
+    return plan.method.merge(heads, plan.groups, context).reshape(piece.shape)

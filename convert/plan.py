@@ -1,0 +1,153 @@
+"""Everything a conversion will do, decided and checked before a byte is written."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from convert.attention import AttentionShape, check_tensors, read_shape
+from convert.carry import list_carried
+from convert.destination import check_destination, check_space
+from convert.errors import ConvertError
+from convert.families import find_family
+from convert.families.family import Family
+from convert.footprint import CacheShape, build_rows
+from convert.grouping import adjacent_groups
+from convert.merging import find_method
+from convert.merging.method import Groups, MergeMethod
+from convert.provenance import build_provenance
+from convert.remote_code import find_package, flatten
+from convert.request import Request, Result
+from convert.source import Source, open_source
+from convert.tiers import Form, choose_form, read_window
+from convert.weights.checkpoint import Weights, open_weights
+from convert.weights.dtypes import ELEMENT_BYTES, config_name, parse_dtype
+from convert.weights.header import encode_header
+from convert.weights.layout import HeadEdit, OutputFile, parse_size, plan_files, plan_pieces
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked conversion: its source, its files, and the result it will return."""
+
+    request: Request
+    source: Source
+    method: MergeMethod
+    groups: Groups
+    form: Form
+    files: tuple[OutputFile, ...]
+    carried: tuple[Path, ...]
+    code: dict[str, str]
+    result: Result
+
+
+def make_plan(request: Request, code_root: Path | None = None) -> Plan:
+    """Check a request against its source and decide everything.
+
+    Args:
+        request: What is asked for.
+        code_root: Folder of the ``patches`` package; None finds the installed one.
+
+    Returns:
+        The plan. Nothing was written.
+
+    Raises:
+        ConvertError: the request, the source or the destination does not allow it.
+    """
+    method = find_method(request.merge)
+    dtype = None if request.dtype is None else parse_dtype(request.dtype)
+    shard_bytes = None if request.max_shard_size is None else parse_size(request.max_shard_size)
+    if request.kv_heads is None and request.window is None:
+        raise ConvertError("nothing to convert: give --kv-heads, --window or both")
+    source = open_source(request.source)
+    check_destination(request.destination, source.folder, request.force)
+    family = find_family(source.config)
+    shape = read_shape(family, source.config)
+    groups = adjacent_groups(shape.kv_heads, shape.kv_heads if request.kv_heads is None else request.kv_heads)
+    window = read_window(request, shape)
+    weights = open_weights(source.folder)
+    cache_dtype = check_tensors(family, source.config, shape, weights)
+    form = choose_form(family, source.config, shape, len(groups), window)
+    if request.window is not None and window is None:
+        form = replace(form, reason="every layer is global, so no layer has a window")
+    files = plan_files(plan_pieces(weights, _edits(family, source, shape, groups), dtype), shard_bytes)
+    carried = list_carried(source.folder)
+    code = flatten(code_root or find_package()) if form.tier == "windowed" else {}
+    check_space(request.destination, _total_bytes(source, files, carried))
+    if dtype is not None:
+        form.config["torch_dtype" if "torch_dtype" in form.config else "dtype"] = config_name(dtype)
+    form.config["conversion"] = build_provenance(
+        request, source, weights.files, (shape.kv_heads, len(groups))
+    )
+    caches = (
+        CacheShape(shape.kv_heads, shape.head_dim, ELEMENT_BYTES[cache_dtype], shape.windows),
+        CacheShape(len(groups), shape.head_dim, ELEMENT_BYTES[dtype or cache_dtype], form.slots),
+    )
+    result = _result(request, form, weights, files, caches)
+    return Plan(request, source, method, groups, form, files, carried, code, result)
+
+
+def _edits(family: Family, source: Source, shape: AttentionShape, groups: Groups) -> dict[str, HeadEdit]:
+    if len(groups) == shape.kv_heads:
+        return {}
+    kinds = ("weight", "bias") if family.has_bias(source.config) else ("weight",)
+    return {
+        family.tensor(layer, projection, kind): HeadEdit(kind, shape.head_dim, len(groups))
+        for layer in range(shape.layers)
+        for projection in ("k", "v")
+        for kind in kinds
+    }
+
+
+def _weight_bytes(files: tuple[OutputFile, ...]) -> int:
+    headers = (encode_header([(p.name, p.dtype, p.shape, p.nbytes) for p in file.pieces]) for file in files)
+    return sum(map(len, headers)) + sum(piece.nbytes for file in files for piece in file.pieces)
+
+
+def _total_bytes(source: Source, files: tuple[OutputFile, ...], carried: tuple[Path, ...]) -> int:
+    return _weight_bytes(files) + sum((source.folder / path).stat().st_size for path in carried)
+
+
+def _result(
+    request: Request,
+    form: Form,
+    weights: Weights,
+    files: tuple[OutputFile, ...],
+    caches: tuple[CacheShape, CacheShape],
+) -> Result:
+    parameters = sum(piece.elements for file in files for piece in file.pieces)
+    rows = build_rows(*caches, (weights.parameters, parameters), (weights.nbytes, _weight_bytes(files)))
+    return Result(
+        path=request.destination,
+        tier=form.tier,
+        reason=form.reason,
+        model_type=form.config["model_type"],
+        load_lines=load_lines(form, request.destination),
+        rows=rows,
+        provenance=form.config["conversion"],
+        dry_run=request.dry_run,
+    )
+
+
+def load_lines(form: Form, destination: Path) -> tuple[str, ...]:
+    """Give the Python lines that load a result.
+
+    Args:
+        form: Its form.
+        destination: Its folder.
+
+    Returns:
+        Lines to paste; for the windowed tier the second way is a comment.
+    """
+    path = json.dumps(os.fspath(destination), ensure_ascii=False)
+    lines = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"model = AutoModelForCausalLM.from_pretrained({path})",
+        f"tokenizer = AutoTokenizer.from_pretrained({path})",
+    )
+    if form.tier != "windowed":
+        return lines
+    return (
+        "import patches  # or, without Headroom installed: from_pretrained(..., trust_remote_code=True)",
+        *lines,
+    )

@@ -1,0 +1,67 @@
+"""Where a result came from: the ``conversion`` key of its ``config.json``."""
+
+import hashlib
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from convert.json_file import dump_json
+from convert.request import Request
+from convert.source import Source
+from convert.weights.header import WeightFile
+
+TOOL = "headroom"
+
+
+def tool_version() -> str:
+    """Give the version of the installed distribution, else of the checkout that runs."""
+    try:
+        return metadata.version(TOOL)
+    except metadata.PackageNotFoundError:
+        project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+        if not project.is_file():
+            return "unknown"
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+
+
+def digest_source(config: Mapping[str, Any], files: Iterable[WeightFile]) -> str:
+    """Digest what identifies a source's layout: its config, and every weight file's header and size.
+
+    The weights themselves are not read: that would take as long as the conversion.
+    """
+    digest = hashlib.sha256(dump_json(config).encode())
+    for file in files:
+        digest.update(f"{file.path.name}:{file.nbytes}:{file.header_sha256}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def build_provenance(
+    request: Request, source: Source, files: Iterable[WeightFile], heads: tuple[int, int]
+) -> dict[str, Any]:
+    """Build the provenance of a result.
+
+    Args:
+        request: What was asked for.
+        source: The checkpoint it came from.
+        files: The source's weight files.
+        heads: KV heads of source and result.
+
+    Returns:
+        A JSON object; ``merge``, ``grouping`` and ``seed`` only if heads were merged.
+    """
+    before, after = heads
+    provenance: dict[str, Any] = {
+        "tool": TOOL,
+        "version": tool_version(),
+        "source": source.name,
+        "source_revision": source.revision,
+        "source_layout_digest": digest_source(source.config, files),
+        "source_model_type": source.config["model_type"],
+        "source_kv_heads": before,
+        "kv_heads": after,
+    }
+    if before != after:
+        provenance |= {"merge": request.merge, "grouping": "adjacent", "seed": request.seed}
+    return provenance

@@ -1,0 +1,78 @@
+"""What a caller asks for and what comes back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Tier = Literal["native-gqa", "native-window", "windowed"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversion, as a user states it.
+
+    Args:
+        source: Checkpoint folder or hub id.
+        destination: Folder to write; it must not exist unless ``force``.
+        kv_heads: KV heads of the result, a divisor of the source's. None keeps the source's.
+        merge: Name of a merge method.
+        window: Tokens each windowed layer sees, the query's own included. None leaves attention as it is.
+        sinks: First tokens that stay visible beside the window.
+        positions: How rotary positions are counted, only ``absolute`` so far.
+        global_layers: Layers with no window: ``none``, ``all``, ``every:4``, ``first:2,last:2``, ``0,5,10``.
+        dtype: Floating type of the result, such as ``bfloat16``. None keeps each tensor's own.
+        max_shard_size: Largest weight file, bytes or text such as ``5GB``. None keeps the source's files.
+        force: Replace a checkpoint that is already at ``destination``.
+        seed: For methods that draw numbers.
+        dry_run: Check everything and compute the table, write nothing.
+    """
+
+    source: str
+    destination: Path
+    kv_heads: int | None = None
+    merge: str = "mean"
+    window: int | None = None
+    sinks: int = 0
+    positions: str = "absolute"
+    global_layers: str = "none"
+    dtype: str | None = None
+    max_shard_size: int | str | None = None
+    force: bool = False
+    seed: int = 0
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a quantity of the source and of the result."""
+
+    label: str
+    before: int
+    after: int
+    unit: Literal["count", "bytes"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a conversion wrote, or would write when ``dry_run``.
+
+    Args:
+        path: The new checkpoint folder.
+        tier: How portable the result is.
+        reason: Why it is that tier, one sentence.
+        model_type: ``model_type`` of the new ``config.json``.
+        load_lines: Python lines that load the result.
+        rows: The table, source beside result.
+        provenance: The ``conversion`` key of the new ``config.json``.
+        dry_run: Whether nothing was written.
+    """
+
+    path: Path
+    tier: Tier
+    reason: str
+    model_type: str
+    load_lines: tuple[str, ...]
+    rows: tuple[Row, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    dry_run: bool = False

@@ -1,0 +1,193 @@
+"""Choosing the most portable form of the result, and writing its ``config.json``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from convert.attention import AttentionShape
+from convert.errors import ConvertError, unknown
+from convert.families.family import Family, Sibling
+from convert.global_layers import parse_global_layers
+from convert.request import Request, Tier
+
+POSITIONS = ("absolute",)
+REMOTE_MODULE = "headroom_windowed"
+SIBLING_FORMAT = "5.17.0"
+"""``transformers_version`` of configs moved to a sibling: older Ministrals' tokenizers are taken for broken."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A checked request for windowed attention: sizes in tokens, layers that keep full attention."""
+
+    size: int
+    sinks: int
+    positions: str
+    global_layers: tuple[int, ...]
+
+    def slots(self, layers: int) -> tuple[int | None, ...]:
+        """Give the most tokens each layer's cache keeps, None for all."""
+        kept = self.size + self.sinks
+        return tuple(None if layer in self.global_layers else kept for layer in range(layers))
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form a result takes: its tier, why, the keys of its config, and the tokens each layer keeps."""
+
+    tier: Tier
+    reason: str
+    config: dict[str, Any]
+    slots: tuple[int | None, ...]
+
+
+def read_window(request: Request, shape: AttentionShape) -> Window | None:
+    """Check the window part of a request against the source.
+
+    Args:
+        request: The request.
+        shape: Attention shape of the source.
+
+    Returns:
+        The window, or None if attention stays as it is, which is also the case when every layer is global.
+
+    Raises:
+        ConvertError: sizes are out of range, or a layer would attend farther than it ever did.
+    """
+    if request.positions not in POSITIONS:
+        raise unknown("positions", request.positions, POSITIONS)
+    if request.window is None:
+        if request.sinks or request.global_layers != "none":
+            option = f"sinks={request.sinks}" if request.sinks else f"global_layers={request.global_layers}"
+            raise ConvertError(f"{option} needs a window (give --window)")
+        return None
+    size, sinks = request.window, request.sinks
+    if size < 1:
+        raise ConvertError(f"window={size} must be at least 1 token")
+    if not 0 <= sinks < size:
+        raise ConvertError(f"sinks={sinks} must be from 0 to below the window of {size} tokens")
+    chosen = parse_global_layers(request.global_layers, shape.layers)
+    for layer, own in enumerate(shape.windows):
+        if own is not None and (layer in chosen or size > own):
+            wanted = "full attention" if layer in chosen else f"window={size}"
+            raise ConvertError(
+                f"{wanted} for layer {layer}: the source slides over {own} tokens there, it never saw farther"
+            )
+    return None if len(chosen) == shape.layers else Window(size, sinks, request.positions, chosen)
+
+
+def choose_form(
+    family: Family, config: Mapping[str, Any], shape: AttentionShape, kv_heads: int, window: Window | None
+) -> Form:
+    """Choose the most portable tier that expresses a request and write the config for it.
+
+    Args:
+        family: Family of the source.
+        config: The source's ``config.json``.
+        shape: Its attention shape.
+        kv_heads: KV heads of the result.
+        window: Checked window, or None.
+
+    Returns:
+        Tier, reason and config.
+
+    Raises:
+        ConvertError: the checkpoint is not a causal language model.
+    """
+    _check_causal(config)
+    # The code a source ships is not carried over, so its auto_map must go too.
+    kept = {key: value for key, value in config.items() if key not in ("auto_map", "_name_or_path")}
+    kept["num_key_value_heads"] = kv_heads
+    if window is None:
+        reason = "only the number of KV heads changes; every engine loads it"
+        if kv_heads == shape.kv_heads:
+            reason = "heads and attention are the source's"
+        return Form("native-gqa", reason, kept, shape.windows)
+    slots = window.slots(shape.layers)
+    if window.sinks:
+        reason = "transformers has no native attention sinks"
+        return Form("windowed", reason, _windowed(family, kept, window), slots)
+    native = family.window
+    if native is not None and (native.per_layer or not window.global_layers):
+        reason = f"a window without sinks is native to {family.model_type}"
+        return Form("native-window", reason, _native_window(family, kept, window, shape.layers), slots)
+    sibling = family.sibling
+    lacking = [key for key in sibling.lacks if config.get(key)] if sibling else []
+    if sibling is None or lacking:
+        why = (
+            f"{sibling.model_type} has no {lacking[0]}"
+            if sibling
+            else f"{family.model_type} has no native window"
+        )
+        return Form("windowed", why, _windowed(family, kept, window), slots)
+    reason = f"{sibling.model_type} is {family.model_type} with a native window per layer"
+    return Form("native-window", reason, _move(family, sibling, kept, window, shape.layers), slots)
+
+
+def _check_causal(config: Mapping[str, Any]) -> None:
+    for architecture in config.get("architectures") or []:
+        if not str(architecture).endswith("ForCausalLM"):
+            raise ConvertError(f"architecture {architecture} is not a causal language model (...ForCausalLM)")
+
+
+def _layer_types(window: Window, layers: int) -> list[str]:
+    return [
+        "full_attention" if layer in window.global_layers else "sliding_attention" for layer in range(layers)
+    ]
+
+
+def _native_window(family: Family, config: dict[str, Any], window: Window, layers: int) -> dict[str, Any]:
+    native = family.window
+    if native is None:
+        raise ValueError(f"{family.model_type} has no native window")
+    config = config | {"sliding_window": window.size}
+    if native.switch is not None:
+        config[native.switch] = True
+    types = _layer_types(window, layers)
+    if native.first_layer is not None:
+        config[native.first_layer[0]] = types.index("sliding_attention")
+    if native.per_layer:
+        config["layer_types"] = types
+    return config
+
+
+def _move(
+    family: Family, sibling: Sibling, config: dict[str, Any], window: Window, layers: int
+) -> dict[str, Any]:
+    # Keys the source leaves to its family's defaults are written out: the sibling's defaults are others.
+    explicit = {key: value for key, value in family.defaults.items() if value is not None} | config
+    moved = {key: value for key, value in explicit.items() if key not in sibling.drops}
+    return moved | {
+        "model_type": sibling.model_type,
+        "architectures": [f"{sibling.prefix}ForCausalLM"],
+        "sliding_window": window.size,
+        "layer_types": _layer_types(window, layers),
+        "transformers_version": SIBLING_FORMAT,
+    }
+
+
+def _windowed(family: Family, config: dict[str, Any], window: Window) -> dict[str, Any]:
+    prefix = f"Windowed{family.prefix}"
+    config = config | {
+        "model_type": f"windowed_{family.model_type}",
+        "architectures": [f"{prefix}ForCausalLM"],
+        "attention_window": {
+            "size": window.size,
+            "sinks": window.sinks,
+            "positions": window.positions,
+            "global_layers": list(window.global_layers),
+        },
+        "auto_map": {
+            "AutoConfig": f"{REMOTE_MODULE}.{prefix}Config",
+            "AutoModel": f"{REMOTE_MODULE}.{prefix}Model",
+            "AutoModelForCausalLM": f"{REMOTE_MODULE}.{prefix}ForCausalLM",
+        },
+    }
+    # Left on, these make transformers build its own cache without sinks.
+    if family.window is not None:
+        config["sliding_window"] = None
+        if family.window.switch is not None:
+            config[family.window.switch] = False
+    if config.get("layer_types"):
+        config["layer_types"] = ["full_attention"] * len(config["layer_types"])
+    return config

@@ -1,0 +1,1 @@
+"""Reading and writing safetensors files as byte ranges, without building a model."""
