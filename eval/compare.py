@@ -1,0 +1,53 @@
+"""From outcomes of single checkpoints to a table with differences from the baseline."""
+
+from collections.abc import Sequence
+
+from eval.results import Cell, Metric, Outcome, Row
+from eval.stats import paired_error
+
+
+def rows_of(outcomes: dict[str, dict[str, Outcome]], names: Sequence[str]) -> list[Row]:
+    """One row per metric key, in the order of the measures and of first appearance.
+
+    Args:
+        outcomes: By measure and checkpoint name.
+        names: Checkpoints in order; the first is the baseline.
+    """
+    rows = []
+    for measure, by_name in outcomes.items():
+        metrics = {name: {metric.key: metric for metric in by_name[name].metrics} for name in names}
+        for key in dict.fromkeys(key for name in names for key in metrics[name]):
+            found = {name: metrics[name][key] for name in names if key in metrics[name]}
+            first = next(iter(found.values()))
+            baseline = found.get(names[0])
+            rows.append(
+                Row(
+                    measure=measure,
+                    key=key,
+                    label=first.label,
+                    unit=first.unit,
+                    better=first.better,
+                    headline=first.headline,
+                    cells={
+                        name: _cell(metric, None if name == names[0] else baseline)
+                        for name, metric in found.items()
+                    },
+                )
+            )
+    return rows
+
+
+def _cell(metric: Metric, baseline: Metric | None) -> Cell:
+    """The metric, with its difference from the baseline's where there is one."""
+    cell = Cell(
+        value=metric.value, stderr=metric.stderr, interval=metric.interval, n=metric.n, n_of=metric.n_of
+    )
+    if baseline is None or baseline.value is None or metric.value is None:
+        return cell
+    cell.delta = metric.value - baseline.value
+    cell.ratio = metric.value / baseline.value if baseline.value else None
+    if metric.per_sample and baseline.per_sample:
+        cell.delta_stderr = paired_error(metric.per_sample, baseline.per_sample)
+    elif metric.stderr is not None and baseline.stderr is not None:
+        cell.delta_stderr = (metric.stderr**2 + baseline.stderr**2) ** 0.5
+    return cell

@@ -1,0 +1,55 @@
+"""What a measure is: a name, one sentence that says how, and a function from an :class:`Ask` to an outcome."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from eval.checkpoint import Loaded
+from eval.progress import Tick
+from eval.results import Outcome
+from eval.text import TextSource
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a measure is given.
+
+    Attributes:
+        subject: The checkpoint to measure, loaded.
+        baseline: The first checkpoint, loaded, while another one is measured; None for the baseline itself and
+            for measures that do not need it.
+        section: The measure's section of the suite.
+        text: Where text and haystacks come from.
+        batch_size: Sequences at a time; None lets the measure choose.
+        tick: Called with the amount of work done, in the units of ``Measure.work``.
+    """
+
+    subject: Loaded
+    baseline: Loaded | None
+    section: Any
+    text: TextSource
+    seed: int
+    batch_size: int | None
+    tick: Tick
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One way to look at a checkpoint; it is registered in ``eval/measures/__init__.py``.
+
+    Attributes:
+        name: The suite's section, kebab-case or one word.
+        how: One sentence for the report: what is counted and where the standard error comes from.
+        check: Raises EvalError where a checkpoint cannot be measured so; runs before any model is loaded.
+        work: Amount of work of a section, for the progress bar.
+        uses_baseline: The outcome depends on the baseline too.
+        uses_text: The outcome depends on the text.
+    """
+
+    name: str
+    how: str
+    run: Callable[[Ask], Outcome]
+    check: Callable[[Any, Any], None]
+    work: Callable[[Any], int]
+    uses_baseline: bool = False
+    uses_text: bool = True

@@ -1,0 +1,124 @@
+"""Prefill and decode times of ``generate``, interleaved with the baseline's."""
+
+import time
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from eval.checkpoint import Loaded
+from eval.measures.base import Ask, Measure
+from eval.results import Better, Metric, Outcome
+from eval.stats import mean, median, standard_error
+
+
+class _Clock(StoppingCriteria):
+    """Notes the time after every generated token, the device's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.times_s = [self.now()]
+
+    def now(self) -> float:
+        """Seconds, once the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """Never stops."""
+        self.times_s.append(self.now())
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def run(ask: Ask) -> Outcome:
+    """Time both checkpoints in turns, after one run each to warm up."""
+    section = ask.section
+    models = [ask.subject] if ask.baseline is None else [ask.baseline, ask.subject]
+    prefill: dict[str, list[float]] = {loaded.name: [] for loaded in models}
+    decode: dict[str, list[float]] = {loaded.name: [] for loaded in models}
+    for repeat in range(section.repeats + 1):
+        for loaded in models:
+            prefill_s, decode_s = _time_once(loaded, section)
+            if repeat > 0:
+                prefill[loaded.name].append(section.batch * section.length / prefill_s)
+                decode[loaded.name].append(1000 * decode_s)
+        ask.tick(1)
+    mine = ask.subject.name
+    metrics = [
+        _metric("prefill", f"Prefill of {section.length} tokens", "tokens/s", "higher", prefill[mine]),
+        _metric("decode", f"Decode after {section.length} tokens", "ms/token", "lower", decode[mine]),
+    ]
+    if ask.baseline is not None:
+        for key, label, better, times in (
+            ("prefill_ratio", "Prefill speed, times the baseline's", "higher", prefill),
+            ("decode_ratio", "Decode time, times the baseline's", "lower", decode),
+        ):
+            ratios = [a / b for a, b in zip(times[mine], times[ask.baseline.name], strict=True)]
+            metrics.append(_metric(key, label, "x", better, ratios, headline=False))
+    samples = [
+        {"repeat": index, "prefill_tokens_per_s": a, "decode_ms_per_token": b}
+        for index, (a, b) in enumerate(zip(prefill[mine], decode[mine], strict=True))
+    ]
+    detail = {"length": section.length, "batch": section.batch, "decode_tokens": section.decode_tokens}
+    return Outcome(metrics=metrics, detail=detail, samples=samples)
+
+
+@torch.inference_mode()
+def _time_once(loaded: Loaded, section: Any) -> tuple[float, float]:
+    """Seconds until the first token, and mean seconds per token after it."""
+    vocabulary = loaded.model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(section.length)
+    ids = torch.randint(vocabulary, (section.batch, section.length), generator=generator).to(loaded.device)
+    config = GenerationConfig(
+        max_new_tokens=section.decode_tokens + 1,
+        min_new_tokens=section.decode_tokens + 1,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=loaded.tokenizer.eos_token_id,
+    )
+    clock = _Clock(loaded.device)
+    loaded.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=config,
+        stopping_criteria=StoppingCriteriaList([clock]),
+    )
+    times_s = clock.times_s
+    return times_s[1] - times_s[0], mean([b - a for a, b in zip(times_s[1:-1], times_s[2:], strict=True)])
+
+
+def _metric(
+    key: str, label: str, unit: str, better: Better, values: list[float], headline: bool = True
+) -> Metric:
+    """Median over the repeats; the error is that of their mean."""
+    return Metric(
+        key=key,
+        label=label,
+        value=median(values),
+        stderr=standard_error(values),
+        n=len(values),
+        n_of="repeats",
+        unit=unit,
+        better=better,
+        headline=headline,
+    )
+
+
+def check(checkpoint: Any, section: Any) -> None:
+    """Refuse prompts that leave no positions for the generated tokens."""
+    checkpoint.check_length(section.length + section.decode_tokens + 1, "speed.length + decode_tokens + 1")
+
+
+SPEED = Measure(
+    name="speed",
+    how=(
+        "median over runs of generate on random tokens, after one warm-up, in turns with the baseline. Prefill is "
+        "the time to the first token; decode is the mean step after it. The standard error is over the runs."
+    ),
+    run=run,
+    check=check,
+    work=lambda section: section.repeats + 1,
+    uses_baseline=True,
+    uses_text=False,
+)

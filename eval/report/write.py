@@ -1,0 +1,3 @@
+from pathlib import Path
+from eval.results import Results
+def write_report(results: Results, folder: Path) -> None: ...

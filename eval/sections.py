@@ -1,0 +1,101 @@
+"""What a suite can ask for: one section per measure. Plain records, light to import.
+
+All lengths are in the checkpoint's own tokens.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+Depth = Annotated[float, Field(ge=0.0, le=1.0)]
+Length = Annotated[int, Field(ge=2)]
+
+
+class Section(BaseModel):
+    """One measure's settings. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PerplexitySection(Section):
+    """Perplexity on the text, packed into contexts of one length.
+
+    Attributes:
+        length: Tokens of a context, BOS included.
+        contexts: At most this many contexts, from the start of the text.
+        past: Also report perplexity at positions ``past`` and later; half the length when not given.
+    """
+
+    length: Annotated[int, Field(ge=4)] = 512
+    contexts: Annotated[int, Field(ge=2)] = 32
+    past: PositiveInt | None = None
+
+
+class AgreementSection(Section):
+    """KL divergence from the baseline and top-1 agreement with it, on the same packed contexts."""
+
+    length: Annotated[int, Field(ge=4)] = 512
+    contexts: Annotated[int, Field(ge=2)] = 16
+
+
+class NeedleSection(Section):
+    """Needle retrieval by length and depth, with its two controls.
+
+    Attributes:
+        lengths: Tokens of a document, question and room for the answer included.
+        depths: Where the needle stands in the haystack: 0 is the beginning, 1 is just before the question.
+        samples: Documents per length and depth.
+        controls: Documents per length for each of the controls ``inside`` and ``removed``.
+        digits: Digits of the value to find.
+    """
+
+    lengths: Annotated[list[Length], Field(min_length=1)] = [256, 512]
+    depths: Annotated[list[Depth], Field(min_length=1)] = [0.0, 0.25, 0.5, 0.75, 1.0]
+    samples: PositiveInt = 4
+    controls: PositiveInt = 8
+    digits: Annotated[int, Field(ge=2, le=12)] = 5
+
+
+class TasksSection(Section):
+    """lm-eval tasks or groups, by name: those of the hub, and this project's own offline ones (``eval/tasks``).
+
+    Attributes:
+        names: Task or group names.
+        limit: Documents per task; all of them when not given.
+        fewshot: Examples in the prompt; the task's own number when not given.
+        bos: ``tokenizer`` leaves it to the tokenizer as lm-eval does (comparable with published numbers);
+            ``always`` puts the BOS token first, as in this project's other measures.
+    """
+
+    names: Annotated[list[str], Field(min_length=1)] = ["headroom_needle", "headroom_ending"]
+    limit: PositiveInt | None = None
+    fewshot: Annotated[int, Field(ge=0)] | None = None
+    bos: Literal["tokenizer", "always"] = "tokenizer"
+
+
+class FootprintSection(Section):
+    """Bytes of the KV cache for one sequence: predicted, and what the cache really holds.
+
+    Attributes:
+        lengths: Tokens at which the cache is filled and measured.
+        predict_to: The longest length of the predicted curve.
+    """
+
+    lengths: Annotated[list[Length], Field(min_length=1)] = [256, 512]
+    predict_to: PositiveInt = 32768
+
+
+class SpeedSection(Section):
+    """Time of ``generate``: prefill and decode, interleaved with the baseline.
+
+    Attributes:
+        length: Prompt tokens.
+        decode_tokens: Tokens generated after the prompt.
+        repeats: Timed runs; the median counts.
+        batch: Sequences at a time.
+    """
+
+    length: Length = 512
+    decode_tokens: Annotated[int, Field(ge=2)] = 24
+    repeats: Annotated[int, Field(ge=2)] = 5
+    batch: PositiveInt = 1

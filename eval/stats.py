@@ -1,0 +1,49 @@
+"""Means, rates and their errors."""
+
+import math
+from collections.abc import Sequence
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean of at least one value."""
+    return math.fsum(values) / len(values)
+
+
+def median(values: Sequence[float]) -> float:
+    """Middle value, or the mean of the two middle ones."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Standard error of the mean of independent values; None for fewer than two."""
+    if len(values) < 2:
+        return None
+    center = mean(values)
+    variance = math.fsum((value - center) ** 2 for value in values) / (len(values) - 1)
+    return math.sqrt(variance / len(values))
+
+
+def rate_error(hits: int, n: int) -> float:
+    """Binomial standard error of a rate. Zero at 0 and 1, so read it beside :func:`wilson`."""
+    rate = hits / n
+    return math.sqrt(rate * (1 - rate) / n)
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a rate: 95% with the default ``z``, sensible at 0 and 1 too.
+
+    Source: E. B. Wilson, 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    rate = hits / n
+    center = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def paired_error(values: Sequence[float], baseline: Sequence[float]) -> float | None:
+    """Standard error of the difference of two means over the same samples; None where they do not pair up."""
+    if len(values) != len(baseline):
+        return None
+    return standard_error([value - other for value, other in zip(values, baseline, strict=True)])
