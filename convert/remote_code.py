@@ -45,16 +45,20 @@ def flatten(package: Path) -> dict[str, str]:
         ConvertError: a file is missing or broken, or an import has a form that cannot be rewritten.
     """
     files: dict[str, str] = {}
+    flattened: dict[str, str] = {}
     pending = [ENTRY]
     while pending:
         module = pending.pop()
         name = f"{_flat_name(module)}.py"
+        if flattened.get(name, module) != module:
+            raise ConvertError(f"cannot flatten both {flattened[name]} and {module}: each would be {name}")
         if name in files:
             continue
         path = _file_of(module, package)
         if path is None:
             raise ConvertError(f"cannot copy the windowed model's code: module {module} does not exist")
         files[name], imported = _rewrite(path.read_text(encoding="utf-8"), module, package)
+        flattened[name] = module
         pending.extend(imported)
     return files
 
@@ -74,6 +78,7 @@ def _file_of(module: str, package: Path) -> Path | None:
 
 
 def _rewrite(text: str, module: str, package: Path) -> tuple[str, list[str]]:
+    """Rewrite the package's imports in one file; give its new text and the modules it imports."""
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
@@ -81,40 +86,47 @@ def _rewrite(text: str, module: str, package: Path) -> tuple[str, list[str]]:
             f"cannot copy the windowed model's code: {module} line {error.lineno} is broken"
         ) from error
     lines = text.splitlines(keepends=True)
-    imported = []
+    imported: list[str] = []
     for node in ast.walk(tree):
-        target = _target(node, module, package)
-        if target is None or not isinstance(node, ast.ImportFrom):
-            continue
-        line = lines[node.lineno - 1]
-        before, after = line[: node.col_offset], line[node.col_offset :]
-        lines[node.lineno - 1] = before + after.replace(f"from {target} ", f"from .{_flat_name(target)} ", 1)
-        imported.append(target)
+        _refuse(node, module)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
+            statements, targets = _flat_imports(node, package)
+            indent = " " * node.col_offset
+            # The freed lines stay empty, so that line numbers of the statements below remain valid here.
+            lines[node.lineno - 1 : node.end_lineno] = [
+                "".join(f"{indent}{statement}\n" for statement in statements),
+                *[""] * ((node.end_lineno or node.lineno) - node.lineno),
+            ]
+            imported.extend(targets)
     return "".join(lines), imported
 
 
-def _target(node: ast.AST, module: str, package: Path) -> str | None:
-    """Name the module of the package that a statement imports from, or None."""
+def _refuse(node: ast.AST, module: str) -> None:
     if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == PACKAGE for alias in node.names):
-        raise ConvertError(
-            f"cannot flatten 'import {node.names[0].name}' in {module}; use 'from {PACKAGE}.x import y'"
-        )
-    if not isinstance(node, ast.ImportFrom):
-        return None
-    if node.level:
-        raise ConvertError(
-            f"cannot flatten the relative import in {module} line {node.lineno}; use '{PACKAGE}.x'"
-        )
-    target = node.module or ""
-    if target == PACKAGE:
-        raise ConvertError(
-            f"cannot flatten 'from {PACKAGE} import' in {module}; use 'from {PACKAGE}.x import y'"
-        )
-    if not target.startswith(f"{PACKAGE}."):
-        return None
+        wrong = f"'import {node.names[0].name}'"
+    elif isinstance(node, ast.ImportFrom) and node.level:
+        wrong = "a relative import"
+    elif isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
+        wrong = f"'from {PACKAGE} import'"
+    else:
+        return
+    raise ConvertError(f"cannot flatten {wrong} in {module}; write 'from {PACKAGE}.x import y'")
+
+
+def _flat_imports(node: ast.ImportFrom, package: Path) -> tuple[list[str], list[str]]:
+    """Give the flat statements for one import of names or of modules, and the modules it needs."""
+    statements, targets, names = [], [], []
     for alias in node.names:
-        if _file_of(f"{target}.{alias.name}", package) is not None:
-            raise ConvertError(
-                f"cannot flatten the import of module {target}.{alias.name} in {module}; import its names"
-            )
-    return target
+        submodule = f"{node.module}.{alias.name}"
+        if _file_of(submodule, package) is None:
+            names.append(f"{alias.name} as {alias.asname}" if alias.asname else alias.name)
+            continue
+        flat = _flat_name(submodule)
+        statements.append(f"from . import {flat} as {alias.asname or alias.name}")
+        # transformers does not follow "from . import", so without this line it would not copy the file.
+        statements.append(f"from .{flat} import __name__ as _")
+        targets.append(submodule)
+    if names:
+        statements.append(f"from .{_flat_name(node.module or '')} import {', '.join(names)}")
+        targets.append(node.module or "")
+    return statements, targets

@@ -13,7 +13,7 @@ from convert.request import Request, Tier
 POSITIONS = ("absolute",)
 REMOTE_MODULE = "headroom_windowed"
 SIBLING_FORMAT = "5.17.0"
-"""``transformers_version`` of configs moved to a sibling: older Ministrals' tokenizers are taken for broken."""
+"""``transformers_version`` of moved configs: transformers takes older Ministrals' tokenizers for broken."""
 
 
 @dataclass(frozen=True)
