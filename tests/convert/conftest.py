@@ -1,0 +1,134 @@
+"""Tiny random checkpoints of every family, and the command line run in this process."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from convert.__main__ import main
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+OWN_SIZES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen2": {"hidden_size": 64},
+    "qwen3": {"attention_bias": True},
+}
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Build a random checkpoint: ``make_checkpoint("llama", dtype=..., shard="20KB", num_key_value_heads=8)``."""
+
+    def make(family: str, dtype: torch.dtype = torch.float32, shard: str = "5GB", **changes: Any) -> Path:
+        torch.manual_seed(7)
+        config = AutoConfig.for_model(family, **(SIZES | OWN_SIZES[family] | changes))
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        folder = tmp_path_factory.mktemp(family)
+        model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+        _save_tokenizer(folder)
+        return folder
+
+    return make
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """Run ``python -m convert`` with the given words, in this process."""
+
+    def run(*words: object) -> Finished:
+        monkeypatch.setattr("sys.argv", ["convert", *map(str, words)])
+        capsys.readouterr()
+        code = main()
+        captured = capsys.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def read_tensors() -> Callable[[Path], dict[str, torch.Tensor]]:
+    """Read all tensors of a checkpoint with the safetensors library."""
+
+    def read(folder: Path) -> dict[str, torch.Tensor]:
+        return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+    return read
+
+
+@pytest.fixture
+def edit_config() -> Callable[..., None]:
+    """Change keys of a checkpoint's ``config.json``; None removes a key."""
+
+    def edit(folder: Path, **changes: Any) -> None:
+        config = json.loads((folder / "config.json").read_text()) | changes
+        kept = {key: value for key, value in config.items() if value is not None or key not in changes}
+        (folder / "config.json").write_text(json.dumps(kept))
+
+    return edit
+
+
+@pytest.fixture
+def fake_patches(tmp_path: Path) -> Path:
+    """A package with the shape of ``patches``, for the windowed tier."""
+    root = tmp_path / "fake" / "patches"
+    (root / "models").mkdir(parents=True)
+    for package in (root, root / "models"):
+        (package / "__init__.py").write_text("")
+    (root / "remote.py").write_text("from patches.models.llama import WindowedLlamaConfig\n")
+    (root / "models" / "llama.py").write_text("class WindowedLlamaConfig:\n    pass\n")
+    return root
+
+
+@pytest.fixture
+def real_checkpoint(tmp_path: Path) -> Path:
+    """A copy of a trained checkpoint from beside the repository, where there is one."""
+    source = Path(__file__).parents[3] / "shared" / "data" / "checkpoints" / "stories3M-mha8"
+    if not source.is_dir():
+        pytest.skip("needs ../shared/data/checkpoints/stories3M-mha8, which this checkout does not have")
+    return Path(shutil.copytree(source, tmp_path / "stories3M-mha8"))
+
+
+def _save_tokenizer(folder: Path) -> None:
+    words = {f"w{number}": number for number in range(64)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w2"))
+    tokenizer.pre_tokenizer = Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w2", eos_token="w1")
+    fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    fast.save_pretrained(folder)
