@@ -20,6 +20,7 @@ from convert.terminal import show_progress, show_result
 
 # Some versions of typer carry their own copy of click; in all of them this is the base of usage errors.
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
+INTERRUPTED = 130
 
 METHOD_HELP = "; ".join(f"[bold]{method.name}[/bold]: {method.summary}" for method in METHODS.values())
 FAMILY_HELP = "\n\n".join(
@@ -163,14 +164,19 @@ def main() -> int:
         0 on success, 2 with one line on standard error when the request is refused, 130 when interrupted.
     """
     try:
-        return int(app(standalone_mode=False) or 0)
+        code = int(app(standalone_mode=False) or 0)
     except ConvertError as error:
-        message = str(error)
+        return _fail(str(error))
     except USAGE_ERROR as error:
-        message = f"{getattr(error, 'format_message', error.__str__)()} (see python -m convert --help)"
+        return _fail(f"{getattr(error, 'format_message', error.__str__)()} (see python -m convert --help)")
     except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
         sys.stderr.write("interrupted; nothing was written\n")
-        return 130
+    return code
+
+
+def _fail(message: str) -> int:
     sys.stderr.write("error: " + " ".join(message.split()) + "\n")
     return 2
 

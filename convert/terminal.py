@@ -66,7 +66,9 @@ def show_progress(console: Console) -> Iterator[Report]:
     try:
         yield report
     finally:
-        progress.stop()
+        # A bar that never started would still print an empty line.
+        if progress.live.is_started:
+            progress.stop()
 
 
 def show_result(console: Console, result: Result) -> None:

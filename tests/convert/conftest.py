@@ -42,7 +42,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Build a random checkpoint: ``make_checkpoint("llama", dtype=..., shard="20KB", num_key_value_heads=8)``."""
+    """Build a random checkpoint: ``make_checkpoint("llama", dtype=..., shard="20KB", head_dim=4)``."""
 
     def make(family: str, dtype: torch.dtype = torch.float32, shard: str = "5GB", **changes: Any) -> Path:
         torch.manual_seed(7)
@@ -87,7 +87,9 @@ def read_tensors() -> Callable[[Path], dict[str, torch.Tensor]]:
     """Read all tensors of a checkpoint with the safetensors library."""
 
     def read(folder: Path) -> dict[str, torch.Tensor]:
-        return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+        return {
+            name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()
+        }
 
     return read
 

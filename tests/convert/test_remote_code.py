@@ -53,7 +53,9 @@ def test_flat_files_compute_the_same(tmp_path: Path) -> None:
     for name, text in flat.items():
         (folder / name).write_text(text)
     code = "from flat.headroom_windowed import TOTAL; print(TOTAL)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "1111"
 
 
@@ -74,7 +76,11 @@ def test_transformers_follows_every_file(tmp_path: Path) -> None:
         ({"remote.py": "from patches.gone import a\n"}, "patches.gone does not exist"),
         ({"remote.py": "def broken(:\n"}, "line 1 is broken"),
         (
-            {"remote.py": "from patches.a.b import x\nfrom patches.a_b import y\n", "a/b.py": "", "a_b.py": ""},
+            {
+                "remote.py": "from patches.a.b import x\nfrom patches.a_b import y\n",
+                "a/b.py": "",
+                "a_b.py": "",
+            },
             "cannot flatten both",
         ),
         ({"other.py": ""}, "patches.remote does not exist"),

@@ -13,7 +13,9 @@ from convert.merging import METHODS
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_sharded_and_single_give_the_same(family, method, make_checkpoint, read_tensors, tmp_path: Path) -> None:
+def test_sharded_and_single_give_the_same(
+    family, method, make_checkpoint, read_tensors, tmp_path: Path
+) -> None:
     single, sharded = make_checkpoint(family), make_checkpoint(family, shard="30KB")
     assert len(list(sharded.glob("*.safetensors"))) > 2
     convert(Request(str(single), tmp_path / "single", kv_heads=2, merge=method, seed=5))
@@ -49,7 +51,9 @@ def test_shards_can_be_joined(make_checkpoint, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source_dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["float32", "fp16", "bfloat16"])
-def test_dtype_converts_every_tensor(name, source_dtype, make_checkpoint, read_tensors, tmp_path: Path) -> None:
+def test_dtype_converts_every_tensor(
+    name, source_dtype, make_checkpoint, read_tensors, tmp_path: Path
+) -> None:
     wanted = {"float32": torch.float32, "fp16": torch.float16, "bfloat16": torch.bfloat16}[name]
     source = make_checkpoint("llama", source_dtype)
     convert(Request(str(source), tmp_path / "out", kv_heads=4, dtype=name))

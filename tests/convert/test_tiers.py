@@ -22,7 +22,8 @@ def masked_logits(folder: Path, global_layers: tuple[int, ...]) -> torch.Tensor:
         seen = (distance >= 0) & (distance < (LENGTH if index in global_layers else WINDOW))
         mask = torch.where(seen, 0.0, blocked)[None, None].expand(2, 1, -1, -1)
         layer.register_forward_pre_hook(
-            lambda module, args, kwargs, mask=mask: (args, kwargs | {"attention_mask": mask}), with_kwargs=True
+            lambda module, args, kwargs, mask=mask: (args, kwargs | {"attention_mask": mask}),
+            with_kwargs=True,
         )
     with torch.no_grad():
         return model(TOKENS, use_cache=False).logits
@@ -32,7 +33,12 @@ def masked_logits(folder: Path, global_layers: tuple[int, ...]) -> torch.Tensor:
 @pytest.mark.parametrize(("spec", "global_layers"), [("none", ()), ("1", (1,)), ("last:1,0", (0, 2))])
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
 def test_native_window_is_the_masked_source(
-    family: str, spec: str, global_layers: tuple[int, ...], implementation: str, make_checkpoint, tmp_path: Path
+    family: str,
+    spec: str,
+    global_layers: tuple[int, ...],
+    implementation: str,
+    make_checkpoint,
+    tmp_path: Path,
 ) -> None:
     changes = {"head_dim": None, "hidden_act": "gelu"} if family == "llama" else {}
     source = make_checkpoint(family, **changes)
@@ -73,9 +79,7 @@ def test_rope_scaling_and_tied_embeddings_move_to_ministral(make_checkpoint, tmp
     convert(Request(str(source), tmp_path / "out", window=WINDOW))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
-        torch.testing.assert_close(
-            model(TOKENS).logits, masked_logits(source, ()), rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(model(TOKENS).logits, masked_logits(source, ()), rtol=1e-5, atol=1e-5)
 
 
 def test_what_llama_leaves_to_its_defaults_is_written_for_ministral(
@@ -99,7 +103,9 @@ def test_tokenizer_of_an_old_llama_is_not_taken_for_a_broken_mistral(
 
 
 @pytest.mark.parametrize("key", ["attention_bias", "mlp_bias"])
-def test_llama_with_biases_needs_the_windowed_tier(key, make_checkpoint, fake_patches, tmp_path: Path) -> None:
+def test_llama_with_biases_needs_the_windowed_tier(
+    key, make_checkpoint, fake_patches, tmp_path: Path
+) -> None:
     source = make_checkpoint("llama", **{key: True})
     result = convert(Request(str(source), tmp_path / "out", window=WINDOW), code_root=fake_patches)
     assert (result.tier, result.model_type) == ("windowed", "windowed_llama")
@@ -116,7 +122,12 @@ def test_sinks_give_the_windowed_tier(family: str, make_checkpoint, fake_patches
     assert result.tier == "windowed"
     assert config["model_type"] == f"windowed_{family}"
     assert config["architectures"] == [f"{name}ForCausalLM"]
-    assert config["attention_window"] == {"size": 16, "sinks": 2, "positions": "absolute", "global_layers": [1]}
+    assert config["attention_window"] == {
+        "size": 16,
+        "sinks": 2,
+        "positions": "absolute",
+        "global_layers": [1],
+    }
     assert config["auto_map"] == {
         "AutoConfig": f"headroom_windowed.{name}Config",
         "AutoModel": f"headroom_windowed.{name}Model",
@@ -143,10 +154,14 @@ def test_every_layer_global_is_native(make_checkpoint, tmp_path: Path) -> None:
         ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
     ],
 )
-def test_a_source_that_slides_keeps_its_window(family, changes, make_checkpoint, edit_config, tmp_path) -> None:
+def test_a_source_that_slides_keeps_its_window(
+    family, changes, make_checkpoint, edit_config, tmp_path
+) -> None:
     source = make_checkpoint(family, **changes)
     result = convert(Request(str(source), tmp_path / "out", kv_heads=2))
-    before, after = (json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path / "out"))
+    before, after = (
+        json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path / "out")
+    )
     changed = {key for key in after if after[key] != before.get(key)}
     assert result.tier == "native-gqa"
     assert changed == {"num_key_value_heads", "conversion"}
