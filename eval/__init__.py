@@ -1,4 +1,5 @@
-"""Measure a checkpoint beside others: quality, retrieval, memory and speed, and what a change of the cache cost.
+"""Measure a checkpoint beside others: quality, retrieval, memory and speed, and what a change of the cache
+cost.
 
 The order inside the room: ``__main__`` -> ``run`` -> ``measures/*`` -> records (``sections``, ``results``,
 ``stats``, ``text``, ``checkpoint``). Start with ``python -m eval --help``, or from Python with

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 import patches  # noqa: F401  registers the windowed model types
 from eval.errors import EvalError
@@ -70,7 +71,8 @@ def find_checkpoint(name: str, path: str | Path) -> Checkpoint:
     """Read a folder's config and digests.
 
     Raises:
-        EvalError: the folder or its config, weights or tokenizer are missing, or transformers refuses the config.
+        EvalError: the folder or its config, weights or tokenizer are missing, or transformers refuses the
+        config.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -119,11 +121,16 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Lo
     Raises:
         EvalError: transformers could not load one of them; its reason in one line.
     """
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
     except (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError, AttributeError) as error:
         raise EvalError(f"checkpoint {checkpoint.name!r} does not load: {one_line(error)}") from None
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
     model = model.to(device).eval()
     bos = tokenizer.bos_token_id
     return Loaded(checkpoint, model, tokenizer, device, dtype, [] if bos is None else [bos])
@@ -146,7 +153,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
-    """``auto`` is the checkpoint's own dtype, on a CPU float32 (faster there, and holds every 16-bit value)."""
+    """``auto`` is the checkpoint's own dtype, on a CPU float32 (faster there, and holds every 16-bit "
+    "value)."""
     if name != "auto":
         if name not in DTYPES:
             raise EvalError(f"dtype {name!r} is not known: auto, {', '.join(DTYPES)}")

@@ -44,6 +44,9 @@ def _cell(metric: Metric, baseline: Metric | None) -> Cell:
     )
     if baseline is None or baseline.value is None or metric.value is None:
         return cell
+    if metric.paired_ratio is not None:
+        cell.ratio, cell.ratio_stderr = metric.paired_ratio, metric.paired_ratio_stderr
+        return cell
     cell.delta = metric.value - baseline.value
     cell.ratio = metric.value / baseline.value if baseline.value else None
     if metric.per_sample and baseline.per_sample:

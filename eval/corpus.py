@@ -1,17 +1,20 @@
 """The built-in text: short, simple, lower-case English stories from a seeded grammar. No outside data.
 
-It is there so that everything runs without a file. It is monotonous, so quote numbers from a text of your own.
+It is there so that everything runs without a file. It is monotonous: quote numbers from a text of your own.
 """
 
 import random
 
-_NAMES = "anna ben clara david emma finn grace henry ida jack kate leo mia noah olive paul ruby sam tom zoe".split()
-_ANIMALS = "dog cat rabbit frog horse duck fox bear mouse owl goat pig".split()
-THINGS = "ball kite book hat cup box lamp drum boat bread cake shoe coat stone flower spoon basket rope".split()
-_PLACES = "garden park forest kitchen river hill farm market beach school barn village bridge lake".split()
-_KINDS = "big small red blue old new shiny soft round heavy warm pretty strange little yellow green".split()
-_MOODS = "happy sad tired proud scared hungry excited surprised calm sleepy curious lonely".split()
-_DEEDS = "sing dance run swim read draw paint cook climb hide rest laugh".split()
+_WORDS = {
+    "name": "anna ben clara david emma finn grace henry ida jack kate leo mia noah olive paul ruby sam tom",
+    "animal": "dog cat rabbit frog horse duck fox bear mouse owl goat pig",
+    "thing": "ball kite book hat cup box lamp drum boat bread cake shoe coat stone flower spoon basket rope",
+    "place": "garden park forest kitchen river hill farm market beach school barn village bridge lake",
+    "kind": "big small red blue old new shiny soft round heavy warm pretty strange little yellow green",
+    "mood": "happy sad tired proud scared hungry excited surprised calm sleepy curious lonely",
+    "deed": "sing dance run swim read draw paint cook climb hide rest laugh",
+}
+WORDS = {kind: words.split() for kind, words in _WORDS.items()}
 
 _LINES = (
     "{a} went to the {place} and saw a {kind} {animal}.",
@@ -39,13 +42,13 @@ def synthetic_text(documents: int = 400, seed: int = 20) -> str:
 
 def story(rng: random.Random, lines: int, thing: str | None = None) -> list[str]:
     """The sentences of one story about two friends, an animal and a thing (a drawn one when not given)."""
-    a, b = rng.sample(_NAMES, 2)
-    place, other = rng.sample(_PLACES, 2)
+    a, b = rng.sample(WORDS["name"], 2)
+    place, other = rng.sample(WORDS["place"], 2)
     cast = {"a": a, "b": b, "place": place, "other": other}
-    cast |= {"animal": rng.choice(_ANIMALS), "thing": thing or rng.choice(THINGS)}
+    cast |= {"animal": rng.choice(WORDS["animal"]), "thing": thing or rng.choice(WORDS["thing"])}
     sentences = [f"once upon a time there were two friends named {a} and {b}."]
     while len(sentences) < lines - 1:
-        words = {"kind": rng.choice(_KINDS), "mood": rng.choice(_MOODS), "deed": rng.choice(_DEEDS)}
-        sentences.append(rng.choice(_LINES).format(**cast, **words))
+        drawn = {kind: rng.choice(WORDS[kind]) for kind in ("kind", "mood", "deed")}
+        sentences.append(rng.choice(_LINES).format(**cast, **drawn))
     sentences.append(f"from that day on {a} and {b} were the best of friends.")
     return sentences

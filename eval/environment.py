@@ -21,7 +21,9 @@ def environment(device: torch.device, dtype: str) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "dtype": dtype if dtype != "auto" else ("float32" if device.type == "cpu" else "each checkpoint's own"),
+        "dtype": dtype
+        if dtype != "auto"
+        else ("float32" if device.type == "cpu" else "each checkpoint's own"),
     }
 
 

@@ -17,9 +17,10 @@ ENDLESS = 1 << 24
 class StrictLM(HFLM):
     """A loaded checkpoint for ``lm_eval.simple_evaluate``.
 
-    Log-likelihood requests are one pass through the model's mask; generation requests go through ``generate`` and
-    the cache it builds anew for every batch. A request longer than the model's positions raises instead of being
-    cut from the left.
+    Log-likelihood requests are one pass through the model's mask; generation requests go through
+    ``generate`` and
+    the cache it builds anew for every batch. A request longer than the model's positions raises instead of
+    being cut from the left.
 
     Args:
         loaded: The checkpoint, in memory.

@@ -19,7 +19,8 @@ def rows_at_a_time(length: int, vocabulary: int, batch_size: int | None) -> int:
 
 @torch.inference_mode()
 def next_token_logits(model: Any, ids: Tensor) -> Tensor:
-    """Logits for tokens ``1..T-1`` of each context: ``[B, T - 1, V]`` from ``[B, T]`` ids, without a cache."""
+    """Logits for tokens ``1..T-1`` of each context: ``[B, T - 1, V]`` from ``[B, T]`` ids, without a "
+    "cache."""
     logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits[:, :-1]
 

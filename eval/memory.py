@@ -14,7 +14,8 @@ class LayerCache:
     slots: int = 0
 
     def tokens(self, length: int) -> int:
-        """Tokens whose storage the layer holds once ``length`` tokens have been seen, the last ones by decoding.
+        """Tokens whose storage the layer holds once ``length`` tokens have been seen, the last ones by
+        decoding.
 
         A ring is allocated once, whatever the length. transformers' sliding layer joins the new token to the
         ``window - 1`` it kept, and the storage of that join stays: ``window`` tokens.
@@ -29,7 +30,8 @@ class CacheShape:
     """The cache of one sequence as its config describes it.
 
     Attributes:
-        layers: One entry per layer; None where this arithmetic does not know the layers (``reason`` says why).
+        layers: One entry per layer; None where this arithmetic does not know the layers (``reason`` says
+        why).
         window: Tokens that the narrowest windowed layer sees, its own included; None for a dense model.
     """
 
@@ -56,7 +58,8 @@ class CacheShape:
 
 
 def cache_shape(config: Any) -> CacheShape:
-    """Read the layers' caches from a decoder's config (``attention_window`` first, then transformers' own keys)."""
+    """Read the layers' caches from a decoder's config (``attention_window`` first, then transformers' own "
+    "keys)."""
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -76,18 +79,19 @@ def cache_shape(config: Any) -> CacheShape:
     types = types or ["sliding_attention" if sliding else "full_attention"] * count
     unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
     if unknown:
-        return CacheShape(None, kv_heads, head_dim, None, f"layers of type {', '.join(unknown)} are not predicted")
-    has_window = "sliding_attention" in types and sliding
-    for kind in types:
-        layers.append(LayerCache("sliding", sliding) if kind == "sliding_attention" else LayerCache("full"))
-    return CacheShape(tuple(layers), kv_heads, head_dim, sliding if has_window else None)
+        return CacheShape(
+            None, kv_heads, head_dim, None, f"layers of type {', '.join(unknown)} are not predicted"
+        )
+    windowed = LayerCache("sliding", int(sliding or 0))
+    layers = [windowed if kind == "sliding_attention" else LayerCache("full") for kind in types]
+    return CacheShape(tuple(layers), kv_heads, head_dim, sliding if windowed in layers else None)
 
 
 def held_bytes(cache: Any) -> int:
     """Bytes of storage that a live cache holds, also where it shows only a slice of it.
 
-    Caches that count themselves (``nbytes``) are believed; of the others the storages behind every layer's keys
-    and values are added up.
+    Caches that count themselves (``nbytes``) are believed; of the others the storages behind every layer's
+    keys and values are added up.
     """
     own = getattr(cache, "nbytes", None)
     if own is not None:

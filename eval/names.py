@@ -30,6 +30,8 @@ def check_names(names: Sequence[str]) -> None:
         raise EvalError("no checkpoint given: at least one NAME=PATH")
     for name in names:
         if not _NAME.fullmatch(name):
-            raise EvalError(f"checkpoint name {name!r} may only have letters, digits and . _ + -, a letter or digit first")
+            raise EvalError(
+                f"checkpoint name {name!r} may only have letters, digits and . _ + -, a letter or digit first"
+            )
         if names.count(name) > 1:
             raise EvalError(f"checkpoint name {name!r} is given {names.count(name)} times: names must differ")

@@ -28,7 +28,12 @@ class Reporter:
         if self.console is None or not self.console.is_terminal:
             yield lambda _amount: None
         else:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             with Progress(*columns, console=self.console, transient=True) as bar:
                 task = bar.add_task(label, total=total)
                 yield lambda amount: bar.update(task, advance=amount)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 Better = Literal["lower", "higher", "neither"]
 
 
@@ -26,8 +26,10 @@ class Metric(Record):
         stderr: Standard error in the metric's own unit; None where the number is exact or n is 1.
         interval: 95% interval, where it says more than the standard error (Wilson's, for rates).
         n: Independent samples behind the number, counted in ``n_of``.
-        per_sample: Values, in the metric's unit, whose mean is the metric. Samples of two checkpoints pair up,
+        per_sample: Values, in the metric's unit, whose mean is the metric. Samples of two checkpoints pair
+        up,
             so the error of a difference is taken over the differences.
+        paired_ratio: Value over the baseline's, where both were measured in turns (speed), and its error.
         headline: Belongs in the short table.
     """
 
@@ -42,6 +44,8 @@ class Metric(Record):
     better: Better = "neither"
     headline: bool = True
     per_sample: list[float] | None = None
+    paired_ratio: float | None = None
+    paired_ratio_stderr: float | None = None
 
 
 class Outcome(Record):
@@ -55,7 +59,10 @@ class Outcome(Record):
 
 
 class Cell(Record):
-    """One number in the table. ``delta`` is value minus baseline, ``ratio`` value over baseline."""
+    """One number in the table. ``delta`` is value minus baseline, ``ratio`` value over baseline.
+
+    Speeds have a ratio only, from runs in turns with the baseline.
+    """
 
     value: float | None
     stderr: float | None
@@ -65,6 +72,7 @@ class Cell(Record):
     delta: float | None = None
     delta_stderr: float | None = None
     ratio: float | None = None
+    ratio_stderr: float | None = None
 
 
 class Row(Record):
@@ -80,7 +88,8 @@ class Row(Record):
 
 
 class CheckpointRecord(Record):
-    """Which checkpoint was measured. ``digest`` covers config and weights, ``tokenizer_digest`` the tokenizer."""
+    """Which checkpoint was measured. ``digest`` covers config and weights, ``tokenizer_digest`` the "
+    "tokenizer."""
 
     name: str
     path: str

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from eval.checkpoint import Checkpoint, Loaded, find_checkpoint, load, pick_device, pick_dtype
 from eval.compare import rows_of
@@ -39,8 +38,8 @@ def evaluate(
 ) -> Results:
     """Run a suite on checkpoints and write ``results.json``, ``report.md``, ``report.html`` and ``samples/``.
 
-    What was measured before in the same ``output``, from the same weights, text and settings, is read back from
-    ``output/measurements`` instead of being measured again.
+    What was measured before in the same ``output``, from the same weights, text and settings, is read back
+    from ``output/measurements`` instead of being measured again.
 
     Args:
         checkpoints: Names and folders; the first is the baseline.
@@ -53,7 +52,8 @@ def evaluate(
         reporter: Where progress goes; nowhere when not given.
 
     Raises:
-        EvalError: a checkpoint does not load or cannot be measured as asked, an unknown name, an unusable output.
+        EvalError: a checkpoint does not load or cannot be measured as asked, an unknown name, an unusable
+        output.
     """
     check_names([name for name, _ in checkpoints])
     if not suite.sections():
@@ -140,14 +140,8 @@ class _Bench:
 
     def _load(self, checkpoint: Checkpoint) -> Loaded:
         if checkpoint.name not in self.loaded:
-            shown = transformers_logging.is_progress_bar_enabled()
-            transformers_logging.disable_progress_bar()
-            try:
-                dtype = pick_dtype(self.dtype, self.device, checkpoint)
-                self.loaded[checkpoint.name] = load(checkpoint, self.device, dtype)
-            finally:
-                if shown:
-                    transformers_logging.enable_progress_bar()
+            dtype = pick_dtype(self.dtype, self.device, checkpoint)
+            self.loaded[checkpoint.name] = load(checkpoint, self.device, dtype)
         return self.loaded[checkpoint.name]
 
 
@@ -160,11 +154,15 @@ def _results(
     surroundings: dict[str, Any],
 ) -> Results:
     """Put the outcomes into one record."""
-    warnings = [line for by_name in outcomes.values() for outcome in by_name.values() for line in outcome.warnings]
+    warnings = [
+        line for by_name in outcomes.values() for outcome in by_name.values() for line in outcome.warnings
+    ]
     if text.synthetic and any(MEASURES[name].uses_text for name in outcomes):
         warnings.append("measured on the built-in synthetic text: give --text FILE for numbers worth quoting")
     if len({checkpoint.record.tokenizer_digest for checkpoint in checkpoints}) > 1:
-        warnings.append("the checkpoints' tokenizer files differ: if they cut text differently, samples do not pair up")
+        warnings.append(
+            "the checkpoints' tokenizer files differ: if they cut text differently, samples do not pair up"
+        )
     return Results(
         command=command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -176,7 +174,8 @@ def _results(
         measures={name: MEASURES[name].how for name in outcomes},
         rows=rows_of(outcomes, [checkpoint.name for checkpoint in checkpoints]),
         details={
-            name: {who: outcome.detail for who, outcome in by_name.items()} for name, by_name in outcomes.items()
+            name: {who: outcome.detail for who, outcome in by_name.items()}
+            for name, by_name in outcomes.items()
         },
         warnings=warnings,
         wall_s={name: {who: outcome.wall_s for who, outcome in by.items()} for name, by in outcomes.items()},

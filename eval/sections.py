@@ -57,7 +57,8 @@ class NeedleSection(Section):
 
 
 class TasksSection(Section):
-    """lm-eval tasks or groups, by name: those of the hub, and this project's own offline ones (``eval/tasks``).
+    """lm-eval tasks or groups, by name: those of the hub, and this project's own offline ones
+    (``eval/tasks``).
 
     Attributes:
         names: Task or group names.

@@ -61,7 +61,8 @@ def load_suite(name_or_file: str | Path) -> Suite:
     """Read a suite by its name (``quick``) or from a YAML file.
 
     Raises:
-        EvalError: no such suite or file, YAML that does not parse, an unknown key, a value that is not allowed.
+        EvalError: no such suite or file, YAML that does not parse, an unknown key, a value that is not
+        allowed.
     """
     given = str(name_or_file)
     path = SUITES / f"{given}.yaml" if given in suite_names() else Path(given)

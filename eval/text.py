@@ -63,9 +63,11 @@ def read_text(path: str | Path | None, start: float = 0.0) -> TextSource:
 
 
 def pack(text: TextSource, tokenizer: Any, bos: list[int], length: int, contexts: int) -> torch.Tensor:
-    """Cut the text into contexts of exactly ``length`` tokens, each beginning with the BOS token if there is one.
+    """Cut the text into contexts of exactly ``length`` tokens, each beginning with the BOS token if there is
+    one.
 
-    Documents are joined by the blank line that separated them; a context begins wherever the one before ended.
+    Documents are joined by the blank line that separated them; a context begins wherever the one before
+    ended.
 
     Args:
         bos: The BOS token's id, or nothing.

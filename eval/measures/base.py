@@ -1,4 +1,5 @@
-"""What a measure is: a name, one sentence that says how, and a function from an :class:`Ask` to an outcome."""
+"""What a measure is: a name, one sentence that says how, and a function from an :class:`Ask` to an "
+"outcome."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ class Ask:
 
     Attributes:
         subject: The checkpoint to measure, loaded.
-        baseline: The first checkpoint, loaded, while another one is measured; None for the baseline itself and
+        baseline: The first checkpoint, loaded, while another one is measured; None for the baseline itself
+        and
             for measures that do not need it.
         section: The measure's section of the suite.
         text: Where text and haystacks come from.

@@ -1,4 +1,5 @@
-"""Bytes of the key/value cache: predicted from the config, and held by the cache that ``generate`` returns."""
+"""Bytes of the key/value cache: predicted from the config, and held by the cache that ``generate`` "
+"returns."""
 
 from typing import Any
 
@@ -32,7 +33,8 @@ def run(ask: Ask) -> Outcome:
         ]
         if predicted is not None and predicted != measured:
             warnings.append(
-                f"{subject.name}: the KV cache at {length} tokens holds {measured:,} bytes, predicted {predicted:,}"
+                f"{subject.name}: the KV cache at {length} tokens holds {measured:,} bytes, predicted "
+                f"{predicted:,}"
             )
         ask.tick(1)
     if shape.layers is None:
@@ -65,7 +67,9 @@ def _fill(subject: Loaded, length: int, decoded: int) -> Any:
         pad_token_id=0,
         eos_token_id=subject.tokenizer.eos_token_id,
     )
-    output = subject.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    output = subject.model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
+    )
     return output.past_key_values
 
 
@@ -101,8 +105,10 @@ def check(checkpoint: Any, section: Any) -> None:
 FOOTPRINT = Measure(
     name="footprint",
     how=(
-        "bytes of storage behind the cache that generate returns for one sequence, in the checkpoint's own dtype, "
-        f"the last {DECODED - 1} tokens decoded one by one; predicted by arithmetic from config.json. Exact counts."
+        "bytes of storage behind the cache that generate returns for one sequence, in the checkpoint's own "
+        "dtype, "
+        f"the last {DECODED - 1} tokens decoded one by one; predicted by arithmetic from config.json. Exact "
+        "counts."
     ),
     run=run,
     check=check,

@@ -1,4 +1,5 @@
-"""Needle retrieval by length and depth, with the controls "needle beside the question" and "needle removed"."""
+"""Needle retrieval by length and depth, with the controls "needle beside the question" and "needle "
+"removed"."""
 
 import random
 import re
@@ -38,7 +39,9 @@ def build(ask: Ask) -> list[Document]:
     """The documents: the same ones for every checkpoint with the same tokenizer, suite, text and seed."""
     maker = DocumentMaker(ask.text, ask.subject.tokenizer, ask.subject.bos, ask.section.digits)
     return [
-        maker.make(condition, length, depth, random.Random(f"{ask.seed}/{condition}/{length}/{depth}/{index}"))
+        maker.make(
+            condition, length, depth, random.Random(f"{ask.seed}/{condition}/{length}/{depth}/{index}")
+        )
         for condition, length, depth, index in plan(ask.section)
     ]
 
@@ -61,9 +64,14 @@ def run(ask: Ask) -> Outcome:
             ("needle_beyond", "Needles found, beyond the window", True),
             ("needle_within", "Needles found, within the window", False),
         ):
-            chosen = [_beyond(document, window) == beyond and document.condition == "depth" for document in documents]
+            chosen = [
+                _beyond(document, window) == beyond and document.condition == "depth"
+                for document in documents
+            ]
             if any(chosen):
-                metrics.append(_rate(key, label, [hit for hit, use in zip(hits, chosen, strict=True) if use], False))
+                metrics.append(
+                    _rate(key, label, [hit for hit, use in zip(hits, chosen, strict=True) if use], False)
+                )
     detail = {
         "cells": _cells(documents, hits, window),
         "lengths": sorted(set(ask.section.lengths)),
@@ -90,7 +98,8 @@ def run(ask: Ask) -> Outcome:
 
 @torch.inference_mode()
 def generate(ask: Ask, documents: Sequence[Document]) -> list[str]:
-    """Greedy continuations, in batches of one length, each with the cache that ``generate`` builds for itself."""
+    """Greedy continuations, in batches of one length, each with the cache that ``generate`` builds for "
+    "itself."""
     subject = ask.subject
     pad = subject.tokenizer.pad_token_id
     pad = subject.tokenizer.eos_token_id if pad is None else pad
@@ -168,13 +177,17 @@ def _warnings(ask: Ask, documents: Sequence[Document]) -> list[str]:
     warnings = []
     if not any(_beyond(document, window) for document in documents):
         warnings.append(
-            f"{name}: every needle lies within its window of {window} tokens, so these needles say nothing about the "
+            f"{name}: every needle lies within its window of {window} tokens, so these needles say nothing "
+            "about the "
             "window: give longer --lengths"
         )
-    needed = max((document.distance or 0 for document in documents if document.condition == "inside"), default=0)
+    needed = max(
+        (document.distance or 0 for document in documents if document.condition == "inside"), default=0
+    )
     if needed > window:
         warnings.append(
-            f"{name}: even beside the question the needle needs {needed} tokens, more than its window of {window}: "
+            f"{name}: even beside the question the needle needs {needed} tokens, more than its window of "
+            f"{window}: "
             "the control is not inside"
         )
     return warnings
@@ -190,8 +203,10 @@ def check(checkpoint: Any, section: Any) -> None:
 NEEDLE = Measure(
     name="needle",
     how=(
-        "one sentence with a number is hidden among others; the model is asked for it and must give it greedily, "
-        "through its own cache. Rates with binomial standard errors and Wilson 95% intervals; every checkpoint reads "
+        "one sentence with a number is hidden among others; the model is asked for it and must give it "
+        "greedily, "
+        "through its own cache. Rates with binomial standard errors and Wilson 95% intervals; every "
+        "checkpoint reads "
         "the same documents."
     ),
     run=run,

@@ -24,7 +24,9 @@ def run(ask: Ask) -> Outcome:
     past = section.past or section.length // 2
     metrics = [
         _metric("perplexity", "Perplexity", losses),
-        _metric(f"perplexity@1-{past - 1}", f"Perplexity, positions 1 to {past - 1}", losses[:, : past - 1], False),
+        _metric(
+            f"perplexity@1-{past - 1}", f"Perplexity, positions 1 to {past - 1}", losses[:, : past - 1], False
+        ),
         _metric(f"perplexity@{past}+", f"Perplexity, positions {past} and later", losses[:, past - 1 :]),
     ]
     samples = [
@@ -47,7 +49,8 @@ def context_losses(ask: Ask, ids: Tensor) -> Tensor:
 
 
 def _metric(key: str, label: str, losses: Tensor, headline: bool = True) -> Metric:
-    """exp(mean loss); each context is one sample, its loss carried to the scale of perplexity by the delta method."""
+    """exp(mean loss); each context is one sample, its loss carried to the scale of perplexity by the delta "
+    "method."""
     rows = losses.double().mean(1).tolist()
     value = math.exp(mean(rows))
     linear = [value * (1 + row - mean(rows)) for row in rows]
@@ -71,7 +74,12 @@ def _curve(losses: Tensor) -> list[dict[str, float | None]]:
     for part in losses.tensor_split(min(CURVE_POINTS, losses.shape[1]), dim=1):
         metric = _metric("", "", part)
         points.append(
-            {"first": first, "last": first + part.shape[1] - 1, "value": metric.value, "stderr": metric.stderr}
+            {
+                "first": first,
+                "last": first + part.shape[1] - 1,
+                "value": metric.value,
+                "stderr": metric.stderr,
+            }
         )
         first += part.shape[1]
     return points
@@ -81,13 +89,16 @@ def check(checkpoint: Any, section: Any) -> None:
     """Refuse contexts longer than the model's positions, and an empty bucket."""
     checkpoint.check_length(section.length, "perplexity.length")
     if section.past is not None and not 2 <= section.past < section.length:
-        raise EvalError(f"perplexity.past={section.past} must lie between 2 and length - 1 = {section.length - 1}")
+        raise EvalError(
+            f"perplexity.past={section.past} must lie between 2 and length - 1 = {section.length - 1}"
+        )
 
 
 PERPLEXITY = Measure(
     name="perplexity",
     how=(
-        "exp of the mean next-token loss on packed contexts, BOS first. The contexts are the samples: the standard "
+        "exp of the mean next-token loss on packed contexts, BOS first. The contexts are the samples: the "
+        "standard "
         "error is that of their mean losses, times the perplexity."
     ),
     run=run,

@@ -9,7 +9,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from eval.checkpoint import Loaded
 from eval.measures.base import Ask, Measure
 from eval.results import Better, Metric, Outcome
-from eval.stats import mean, median, standard_error
+from eval.stats import median, standard_error
 
 
 class _Clock(StoppingCriteria):
@@ -45,17 +45,11 @@ def run(ask: Ask) -> Outcome:
                 decode[loaded.name].append(1000 * decode_s)
         ask.tick(1)
     mine = ask.subject.name
+    other = None if ask.baseline is None else ask.baseline.name
     metrics = [
-        _metric("prefill", f"Prefill of {section.length} tokens", "tokens/s", "higher", prefill[mine]),
-        _metric("decode", f"Decode after {section.length} tokens", "ms/token", "lower", decode[mine]),
+        _metric("prefill", f"Prefill of {section.length} tokens", "tokens/s", "higher", prefill, mine, other),
+        _metric("decode", f"Decode after {section.length} tokens", "ms/token", "lower", decode, mine, other),
     ]
-    if ask.baseline is not None:
-        for key, label, better, times in (
-            ("prefill_ratio", "Prefill speed, times the baseline's", "higher", prefill),
-            ("decode_ratio", "Decode time, times the baseline's", "lower", decode),
-        ):
-            ratios = [a / b for a, b in zip(times[mine], times[ask.baseline.name], strict=True)]
-            metrics.append(_metric(key, label, "x", better, ratios, headline=False))
     samples = [
         {"repeat": index, "prefill_tokens_per_s": a, "decode_ms_per_token": b}
         for index, (a, b) in enumerate(zip(prefill[mine], decode[mine], strict=True))
@@ -85,23 +79,32 @@ def _time_once(loaded: Loaded, section: Any) -> tuple[float, float]:
         stopping_criteria=StoppingCriteriaList([clock]),
     )
     times_s = clock.times_s
-    return times_s[1] - times_s[0], mean([b - a for a, b in zip(times_s[1:-1], times_s[2:], strict=True)])
+    return times_s[1] - times_s[0], (times_s[-1] - times_s[1]) / (len(times_s) - 2)
 
 
 def _metric(
-    key: str, label: str, unit: str, better: Better, values: list[float], headline: bool = True
+    key: str,
+    label: str,
+    unit: str,
+    better: Better,
+    runs: dict[str, list[float]],
+    mine: str,
+    other: str | None,
 ) -> Metric:
-    """Median over the repeats; the error is that of their mean."""
+    """Medians over the runs, of the value and of its ratio to the baseline's in the same turn."""
+    values = runs[mine]
+    ratios = [] if other is None else [a / b for a, b in zip(values, runs[other], strict=True)]
     return Metric(
         key=key,
         label=label,
         value=median(values),
         stderr=standard_error(values),
         n=len(values),
-        n_of="repeats",
+        n_of="runs",
         unit=unit,
         better=better,
-        headline=headline,
+        paired_ratio=median(ratios) if ratios else None,
+        paired_ratio_stderr=standard_error(ratios),
     )
 
 
@@ -113,7 +116,8 @@ def check(checkpoint: Any, section: Any) -> None:
 SPEED = Measure(
     name="speed",
     how=(
-        "median over runs of generate on random tokens, after one warm-up, in turns with the baseline. Prefill is "
+        "median over runs of generate on random tokens, after one warm-up, in turns with the baseline. "
+        "Prefill is "
         "the time to the first token; decode is the mean step after it. The standard error is over the runs."
     ),
     run=run,

@@ -1,6 +1,8 @@
 """lm-eval tasks: those of its library by name, and this project's own offline ones."""
 
+import io
 import logging
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +33,28 @@ def run(ask: Ask) -> Outcome:
     from eval.lm import StrictLM
 
     section = ask.section
-    model = StrictLM(ask.subject, ask.batch_size or BATCH_SIZE, section.bos == "always")
+    manager = _manager(section.names)
     try:
-        results: Any = simple_evaluate(
-            model=model,
-            tasks=list(section.names),
-            num_fewshot=section.fewshot,
-            limit=section.limit,
-            task_manager=_manager(section.names),
-            bootstrap_iters=1000,
-            random_seed=ask.seed,
-            numpy_random_seed=ask.seed,
-            torch_random_seed=ask.seed,
-            fewshot_random_seed=ask.seed,
-        )
+        # Its progress bars go to stderr whatever its verbosity; errors come out as exceptions.
+        with redirect_stderr(io.StringIO()):
+            results: Any = simple_evaluate(
+                model=StrictLM(ask.subject, ask.batch_size or BATCH_SIZE, section.bos == "always"),
+                tasks=list(section.names),
+                num_fewshot=section.fewshot,
+                limit=section.limit,
+                task_manager=manager,
+                bootstrap_iters=1000,
+                random_seed=ask.seed,
+                numpy_random_seed=ask.seed,
+                torch_random_seed=ask.seed,
+                fewshot_random_seed=ask.seed,
+            )
     except EvalError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise EvalError(f"tasks {', '.join(section.names)} on {ask.subject.name!r}: {one_line(error)}") from error
+        raise EvalError(
+            f"tasks {', '.join(section.names)} on {ask.subject.name!r}: {one_line(error)}"
+        ) from error
     ask.tick(len(section.names))
     metrics = [metric for task in results["results"] for metric in _metrics(results, task)]
     samples = [
@@ -77,7 +83,9 @@ def _manager(names: list[str]) -> Any:
     for name in names:
         if name not in known:
             near = unknown_name("task", name, known)
-            raise EvalError(near if len(known) < 20 else near.split("known:")[0] + f"{len(known)} names are known")
+            raise EvalError(
+                near if len(known) < 20 else near.split("known:")[0] + f"{len(known)} names are known"
+            )
     return manager
 
 
@@ -111,7 +119,9 @@ def _metrics(results: Any, task: str) -> list[Metric]:
 
 def _per_sample(results: Any, task: str, name: str, filter_name: str, scale: int) -> list[float] | None:
     """Scores in the order of the documents, where each document has one."""
-    rows = [row for row in results.get("samples", {}).get(task, []) if row.get("filter", "none") == filter_name]
+    rows = [
+        row for row in results.get("samples", {}).get(task, []) if row.get("filter", "none") == filter_name
+    ]
     rows.sort(key=lambda row: row["doc_id"])
     scores = [row.get(name) for row in rows]
     if not scores or not all(isinstance(score, int | float) for score in scores):
@@ -129,7 +139,8 @@ def check(checkpoint: Any, section: Any) -> None:
 TASKS = Measure(
     name="tasks",
     how=(
-        "lm-eval's own scores and standard errors over the documents. Log-likelihood tasks run through the model's "
+        "lm-eval's own scores and standard errors over the documents. Log-likelihood tasks run through the "
+        "model's "
         "mask, generation tasks through generate and its cache; an overlong request is an error."
     ),
     run=run,

@@ -19,7 +19,8 @@ class Document:
         ids: Prompt tokens, BOS included: ``length - answer_tokens`` of them.
         depth: Where the needle was asked to stand; None when removed.
         needle_at: Index of the needle's first token; None when removed.
-        distance: Tokens from the needle's first token to the last token of the answer, both included: a window
+        distance: Tokens from the needle's first token to the last token of the answer, both included: a
+        window
             of that size sees all of it. None when removed.
     """
 
@@ -70,7 +71,12 @@ class DocumentMaker:
         value, haystack = self._haystack(key, condition, start, room, rng)
         needle = None if condition == "removed" else NEEDLE.format(key=key, value=value)
         place = self._place(haystack, 1.0 if condition == "inside" else depth)
-        pieces = [*haystack[:place], *([needle] if needle else []), *haystack[place:], QUESTION.format(key=key)]
+        pieces = [
+            *haystack[:place],
+            *([needle] if needle else []),
+            *haystack[place:],
+            QUESTION.format(key=key),
+        ]
         cut_piece = 1 if needle and place == 0 else 0
         ids, starts = self._tokens(pieces)
         excess = len(ids) - room
@@ -79,7 +85,8 @@ class DocumentMaker:
         if not 0 <= excess < cut_end - cut_at:
             least = length + excess - (cut_end - cut_at) + 1
             raise EvalError(
-                f"needle.lengths: {length} tokens have no room for needle, question, answer ({self.answer_tokens} "
+                f"needle.lengths: {length} tokens have no room for needle, question, answer "
+                f"({self.answer_tokens} "
                 f"tokens) and a sentence before them: {least} or more are needed here"
             )
         ids = [*self.bos, *ids[:cut_at], *ids[cut_at + excess :]]
@@ -101,7 +108,8 @@ class DocumentMaker:
     def _haystack(
         self, key: str, condition: Condition, start: int, room: int, rng: random.Random
     ) -> tuple[str, list[str]]:
-        """A value, and just enough sentences before ``start`` that do not contain it to fill ``room`` tokens."""
+        """A value, and just enough sentences before ``start`` that do not contain it to fill ``room`` "
+        "tokens."""
         value = draw_value(rng, self.digits)
         fixed = [QUESTION.format(key=key)]
         if condition != "removed":

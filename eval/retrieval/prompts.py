@@ -1,7 +1,7 @@
 """The words of a retrieval document: the needle, the question, the keys and the values.
 
-The sentences are those of the "needle in a haystack" tasks of RULER (arXiv 2404.06654) in lower case, so that a
-model trained on lower-case text can read them too.
+The sentences are those of the "needle in a haystack" tasks of RULER (arXiv 2404.06654) in lower case, so that
+a model trained on lower-case text can read them too.
 """
 
 import random
@@ -9,14 +9,15 @@ import random
 NEEDLE = "one of the special magic numbers for {key} is: {value}."
 QUESTION = "what is the special magic number for {key}? the special magic number for {key} is:"
 
-KEYS: tuple[str, ...] = tuple(
-    (
-        "apple bear bird boat book box bread bridge cake candle cat chair cloud coat cow cup dog door dragon drum "
-        "duck egg farm fish flower fox frog garden gate goat hat hill horse house kite lake lamp leaf lion mango "
-        "moon mouse nest orange owl park pencil pig pond rabbit rain river robot rock rose shell ship shoe snow "
-        "spoon star stone sun table tiger tower toy train tree truck turtle violin wagon well whale window wolf"
-    ).split()
+_NOUNS = (
+    "apple bear bird boat book box bread bridge cake candle cat chair cloud coat cow cup dog door "
+    "dragon drum duck egg farm fish flower fox frog garden gate goat hat hill horse house kite lake "
+    "lamp leaf lion mango moon mouse nest orange owl park pencil pig pond rabbit rain river robot rock "
+    "rose shell ship shoe snow spoon star stone sun table tiger tower toy train tree truck turtle "
+    "violin wagon well whale window wolf"
 )
+
+KEYS: tuple[str, ...] = tuple(_NOUNS.split())
 """Everyday nouns: one or two tokens in any English vocabulary."""
 
 

@@ -1,6 +1,6 @@
 """The documents of the offline lm-eval tasks, made when a task is loaded: seeded, no files, no network.
 
-lm-eval calls these functions with the task's metadata; it needs nothing but that the ``eval`` package imports.
+lm-eval calls these functions with the task's metadata; the ``eval`` package must be importable.
 """
 
 import random
@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 
-from eval.corpus import THINGS, story
+from eval.corpus import WORDS, story
 from eval.retrieval.prompts import KEYS, NEEDLE, QUESTION, draw_value
 
 COUNT = 100
@@ -33,7 +33,7 @@ def ending(**_metadata: Any) -> dict[str, datasets.Dataset]:
     rows = []
     for index in range(COUNT):
         rng = random.Random(f"ending/{index}")
-        thing, *others = rng.sample(THINGS, 4)
+        thing, *others = rng.sample(WORDS["thing"], 4)
         sentences = story(rng, SENTENCES - 2, thing)[:-1]
         name = rng.choice(["she", "he", "they"])
         sentences.insert(1, f"one of them had a {thing} and took good care of the {thing}.")

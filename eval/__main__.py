@@ -1,0 +1,117 @@
+"""``python -m eval NAME=PATH [NAME=PATH ...] --output DIR``."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+# lm-eval, transformers and datasets print bars of their own; the command line draws one bar per measure
+# instead. os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import typer
+from rich.console import Console
+
+from eval.errors import EvalError
+from eval.names import check_names, split_pair
+from eval.suite import load_suite, narrow, suite_names
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+
+_NAMED = "Checkpoints as NAME=PATH. The first is the baseline; the others show differences from it."
+_SUITE = f"A suite by name ({', '.join(suite_names())}) or a YAML file."
+_LENGTHS = (
+    "Token lengths, for example 512,1024: needles and memory at each, the other measures at the longest."
+)
+
+
+@app.command()
+def main(
+    named: Annotated[list[str], typer.Argument(metavar="NAME=PATH...", help=_NAMED, show_default=False)],
+    output: Annotated[
+        Path, typer.Option(help="Folder for results.json, report.md, report.html.", show_default=False)
+    ],
+    suite: Annotated[str, typer.Option(metavar="NAME|FILE", help=_SUITE)] = "quick",
+    text: Annotated[
+        Path | None, typer.Option(help="Text to measure on; a synthetic one when not given.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="A,B", help="lm-eval tasks, instead of the suite's.")
+    ] = None,
+    lengths: Annotated[str | None, typer.Option(metavar="N,N", help=_LENGTHS)] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most this many samples per cell, task, measure.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (own dtype, float32 on CPU), float32, bfloat16, float16.")
+    ] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Sequences at a time; by length if not given.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the suite's seed.")] = None,
+) -> None:
+    """Measure checkpoints side by side: perplexity, agreement, needles, lm-eval tasks, KV bytes, speed.
+
+    Ends with a table and the path of the report. A second run with the same --output measures only what is
+    new.
+
+    Example: `python -m eval source=models/a converted=models/b --text book.txt --output runs/compare`
+    """
+    console = Console()
+    try:
+        pairs = [split_pair(argument) for argument in named]
+        check_names([name for name, _ in pairs])
+        chosen = narrow(load_suite(suite), _numbers(lengths), tasks.split(",") if tasks else None, limit)
+        changes: dict[str, object] = {}
+        if text is not None:
+            changes |= {"text": str(text), "text_start": 0.0}
+        if seed is not None:
+            changes["seed"] = seed
+        # torch and transformers take seconds to import: a mistyped command should not wait for them.
+        from eval.progress import Reporter
+        from eval.report.terminal import print_summary
+        from eval.run import evaluate
+
+        results = evaluate(
+            pairs,
+            chosen.model_copy(update=changes),
+            output,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            command="python -m eval " + shlex.join(sys.argv[1:]),
+            reporter=Reporter(console),
+        )
+    except EvalError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command continues with what is missing", err=True)
+        raise typer.Exit(130) from None
+    print_summary(results, console)
+    console.print(f"report: {output / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    """``512,1024`` as numbers.
+
+    Raises:
+        EvalError: a part is not a number of at least 2.
+    """
+    if text is None:
+        return None
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise EvalError(
+            f"--lengths {text!r} must be numbers separated by commas, for example 512,1024"
+        ) from None
+    if min(numbers) < 4:
+        raise EvalError(f"--lengths {text!r}: every length must be at least 4")
+    return numbers
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m eval")

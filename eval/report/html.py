@@ -1,0 +1,60 @@
+"""``report.html``: one file with everything in it."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from eval.report.plots import memory_picture, needle_pictures, perplexity_picture, speed_picture
+from eval.report.verdict import verdicts
+from eval.report.wording import count_text, delta_text, judge, number, value_text
+from eval.results import Results, Row
+
+_TEMPLATES = Path(__file__).parent
+
+
+def html(results: Results) -> str:
+    """The page: verdict, table, pictures, controls, how it was measured. No scripts, nothing from the
+    network.
+
+    Holds: no address but data (tests/eval/test_report.py).
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = [checkpoint.name for checkpoint in results.checkpoints]
+    charts = [memory_picture(results), perplexity_picture(results), speed_picture(results)]
+    return environment.get_template("page.html.j2").render(
+        results=results,
+        names=names,
+        verdicts=verdicts(results),
+        headline=_lines([row for row in results.rows if row.headline], names),
+        rest=_lines([row for row in results.rows if not row.headline], names),
+        needles=needle_pictures(results),
+        charts=[chart for chart in charts if chart is not None],
+        number=number,
+        seconds=round(sum(sum(by_name.values()) for by_name in results.wall_s.values())),
+    )
+
+
+def _lines(rows: list[Row], names: list[str]) -> list[dict[str, object]]:
+    """Rows as text for the template."""
+    return [
+        {
+            "label": row.label,
+            "better": {"lower": "lower is better", "higher": "higher is better"}.get(row.better, ""),
+            "cells": [
+                {
+                    "value": value_text(row, row.cells.get(name)),
+                    "delta": delta_text(row, row.cells.get(name)),
+                    "count": count_text(row.cells.get(name)),
+                    "judgement": judge(row, row.cells.get(name)),
+                }
+                for name in names
+            ],
+        }
+        for row in rows
+    ]

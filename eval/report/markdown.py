@@ -1,0 +1,49 @@
+"""``report.md``: the verdict and the short table, to paste into a pull request."""
+
+from eval.report.verdict import verdicts
+from eval.report.wording import count_text, delta_text, value_text
+from eval.results import Results, Row
+
+
+def markdown(results: Results) -> str:
+    """The report as GitHub-flavoured Markdown."""
+    names = [checkpoint.name for checkpoint in results.checkpoints]
+    lines = [f"## Evaluation: {' / '.join(names)}", ""]
+    for name, sentences in verdicts(results).items():
+        lines.append(f"- **{name}**: {' '.join(sentences)}")
+    lines += ["", *table([row for row in results.rows if row.headline], names), ""]
+    rest = [row for row in results.rows if not row.headline]
+    if rest:
+        lines += ["<details><summary>More numbers</summary>", "", *table(rest, names), "", "</details>", ""]
+    lines += [f"> {warning}" for warning in results.warnings]
+    environment = results.environment
+    lines += [
+        "",
+        f"{names[0]} is the baseline; ± is one standard error, and differences are over the same samples. "
+        f"Suite `{results.suite.get('name')}`, seed {results.seed}, text: {results.text['origin']}. "
+        f"{environment['device']}, {environment['dtype']}, {environment['threads']} threads, "
+        f"torch {environment['torch']}, transformers {environment['transformers']}, {results.date}.",
+        "",
+        "```",
+        results.command,
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def table(rows: list[Row], names: list[str]) -> list[str]:
+    """One line per row; a cell is value, difference and sample count."""
+    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    for row in rows:
+        cells = []
+        for name in names:
+            cell = row.cells.get(name)
+            parts = [
+                value_text(row, cell),
+                delta_text(row, cell),
+                f"<sub>{count_text(cell)}</sub>" if cell else "",
+            ]
+            cells.append("<br>".join(part for part in parts if part))
+        lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
+    return lines

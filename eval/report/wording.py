@@ -1,0 +1,104 @@
+"""Numbers as people read them."""
+
+import math
+from typing import Literal
+
+from eval.results import Cell, Row
+
+DASH = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+MINUS = "\N{MINUS SIGN}"
+Judgement = Literal["better", "worse", "same"]
+
+
+def decimals(value: float) -> int:
+    """Decimals to print: none from 100, two from 1, else as many as three significant digits take."""
+    size = abs(value)
+    if size >= 100 or size == 0:
+        return 0
+    return 2 if size >= 1 else min(6, 2 - math.floor(math.log10(size)))
+
+
+def number(value: float, places: int | None = None) -> str:
+    """A number with separators, and with ``decimals(value)`` places when not told otherwise."""
+    return (
+        f"{value:,.{decimals(value) if places is None else places}f}" if math.isfinite(value) else str(value)
+    )
+
+
+def bytes_text(value: float) -> str:
+    """Bytes in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024 or unit == "GiB":
+            return (
+                f"{value:.0f} B"
+                if unit == "B"
+                else f"{value:.3g} {unit}"
+                if value < 1000
+                else f"{value:,.0f} {unit}"
+            )
+        value /= 1024
+    return f"{value:,.0f} GiB"
+
+
+def amount(row: Row, value: float) -> str:
+    """A value with its unit."""
+    if row.unit == "bytes":
+        return bytes_text(value)
+    if row.unit == "%":
+        return f"{value:.1f}%"
+    return f"{number(value)} {row.unit}".strip()
+
+
+def value_text(row: Row, cell: Cell | None) -> str:
+    """``15.52 ± 0.63``; a dash where nothing was measured."""
+    if cell is None or cell.value is None:
+        return DASH
+    if cell.stderr is None:
+        return amount(row, cell.value)
+    if row.unit == "%":
+        return f"{cell.value:.1f} ± {cell.stderr:.1f}%"
+    places = max(decimals(cell.value), 2 if abs(cell.stderr) < 1 else 0)
+    return f"{number(cell.value, places)} ± {number(cell.stderr, places)} {row.unit}".strip()
+
+
+def delta_text(row: Row, cell: Cell | None) -> str:
+    """The difference from the baseline: points, a factor or an amount; empty for the baseline itself."""
+    if cell is None or (cell.delta is None and cell.ratio is None):
+        return ""
+    if row.unit == "bytes" or cell.delta is None:
+        error = "" if cell.ratio_stderr is None else f" ± {cell.ratio_stderr:.2f}"
+        return f"{TIMES} {cell.ratio:.2f}{error}" if cell.ratio is not None else ""
+    if cell.delta == 0:
+        return "no difference"
+    sign = "+" if cell.delta > 0 else MINUS
+    if row.unit == "%":
+        error = "" if cell.delta_stderr is None else f" ± {cell.delta_stderr:.1f}"
+        return f"{sign}{abs(cell.delta):.1f}{error} points"
+    places = (
+        decimals(cell.delta) if cell.delta_stderr is None else min(4, max(2, decimals(cell.delta_stderr) - 1))
+    )
+    error = "" if cell.delta_stderr is None else f" ± {number(cell.delta_stderr, places)}"
+    return f"{sign}{number(abs(cell.delta), places)}{error}"
+
+
+def count_text(cell: Cell | None) -> str:
+    """How many samples, and Wilson's interval where there is one."""
+    if cell is None:
+        return ""
+    if cell.n_of.endswith("exact count"):
+        return "exact"
+    interval = "" if cell.interval is None else f", 95%: {cell.interval[0]:.0f} to {cell.interval[1]:.0f}%"
+    return f"n = {cell.n} {cell.n_of}{interval}"
+
+
+def judge(row: Row, cell: Cell | None) -> Judgement:
+    """Better or worse than the baseline by more than two standard errors; exact numbers by any difference."""
+    if cell is None or row.better == "neither":
+        return "same"
+    change, error = cell.delta, cell.delta_stderr
+    if change is None and cell.ratio is not None:
+        change, error = cell.ratio - 1, cell.ratio_stderr
+    if not change or (error is not None and abs(change) <= 2 * error):
+        return "same"
+    return "better" if (change < 0) == (row.better == "lower") else "worse"
