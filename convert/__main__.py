@@ -23,24 +23,26 @@ USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 INTERRUPTED = 130
 
 METHOD_HELP = "; ".join(f"[bold]{method.name}[/bold]: {method.summary}" for method in METHODS.values())
-FAMILY_HELP = "\n\n".join(
-    f"  [bold]{family.model_type}[/bold]  [dim]{family.note}[/dim]" for family in FAMILIES.values()
-)
-TIER_HELP = "\n\n".join(f"  [bold]{tier}[/bold]  [dim]{meaning}[/dim]" for tier, meaning in TIERS.items())
+
+
+def _list(entries: dict[str, str]) -> str:
+    width = max(map(len, entries))
+    return "\n".join(f"  [bold]{name:<{width}}[/bold]  [dim]{text}[/dim]" for name, text in entries.items())
+
+
 HELP = f"""Make the KV cache of a checkpoint smaller: fewer KV heads, a sliding window, or both.
 
 Weights are streamed and no model is built. The result takes the most portable form that expresses it:
 
-{TIER_HELP}
+{_list(TIERS)}
 
 [bold]Families[/bold]
 
-{FAMILY_HELP}
+{_list({family.model_type: family.note for family in FAMILIES.values()})}
 
 [bold]Examples[/bold]
 
   python -m convert meta-llama/Llama-2-7b-hf llama-gqa8 --kv-heads 8
-
   python -m convert llama-gqa8 llama-window --window 4096 --sinks 4 --global-layers every:4
 """
 

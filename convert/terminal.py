@@ -56,8 +56,8 @@ def show_progress(console: Console) -> Iterator[Report]:
         if now - started < PATIENCE_S:
             return
         if console.is_terminal:
-            progress.start()
             progress.update(task, description=name, completed=done, total=total)
+            progress.start()
         elif now - shown >= PLAIN_STEP_S:
             shown = now
             of = f"{format_value(done, 'bytes')} of {format_value(total, 'bytes')}"

@@ -1,6 +1,9 @@
 """Which form a result takes, and that native windows compute exactly the windowed source."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +16,15 @@ LENGTH, WINDOW = 24, 5
 TOKENS = torch.randint(0, 64, (2, LENGTH), generator=torch.Generator().manual_seed(1))
 
 
-def masked_logits(folder: Path, global_layers: tuple[int, ...]) -> torch.Tensor:
+def masked_logits(folder: Path, global_layers: tuple[int, ...], sinks: int = 0) -> torch.Tensor:
     """Logits of the dense source with each layer's mask put in by hand."""
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    distance = torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)[None, :]
+    keys = torch.arange(LENGTH)[None, :]
+    distance = torch.arange(LENGTH)[:, None] - keys
     blocked = torch.finfo(torch.float32).min
     for index, layer in enumerate(model.model.layers):
-        seen = (distance >= 0) & (distance < (LENGTH if index in global_layers else WINDOW))
+        reach = LENGTH if index in global_layers else WINDOW
+        seen = (distance >= 0) & ((distance < reach) | (keys < sinks))
         mask = torch.where(seen, 0.0, blocked)[None, None].expand(2, 1, -1, -1)
         layer.register_forward_pre_hook(
             lambda module, args, kwargs, mask=mask: (args, kwargs | {"attention_mask": mask}),
@@ -57,6 +62,16 @@ def test_native_window_is_the_masked_source(
     reference = masked_logits(source, global_layers)
     torch.testing.assert_close(logits, reference, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(stepwise, reference[:, -1], rtol=1e-5, atol=1e-5)
+
+
+def test_the_reference_is_not_the_dense_model(make_checkpoint) -> None:
+    source = make_checkpoint("llama")
+    with torch.no_grad():
+        dense = AutoModelForCausalLM.from_pretrained(source).eval()(TOKENS).logits
+    windowed, mixed = masked_logits(source, ()), masked_logits(source, (1,))
+    assert (windowed - dense).abs().max() > 1e-2
+    assert (windowed - mixed).abs().max() > 1e-2
+    assert (windowed - masked_logits(source, (), sinks=2)).abs().max() > 1e-2
 
 
 def decode(model: torch.nn.Module) -> torch.Tensor:
@@ -181,3 +196,27 @@ def test_code_of_the_source_is_neither_kept_nor_named(make_checkpoint, edit_conf
     convert(Request(str(source), tmp_path / "out", kv_heads=2))
     assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
     assert not list((tmp_path / "out").glob("*.py"))
+
+
+LOAD_REMOTE = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+assert "patches" not in sys.modules
+with torch.no_grad():
+    torch.save(model(torch.load(sys.argv[2]), use_cache=False).logits, sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_windowed_tier_loads_where_headroom_is_not(family: str, make_checkpoint, tmp_path: Path) -> None:
+    source = make_checkpoint(family)
+    convert(Request(str(source), tmp_path / "out", window=WINDOW, sinks=2, global_layers="1"))
+    torch.save(TOKENS, tmp_path / "tokens.pt")
+    words = [tmp_path / "out", tmp_path / "tokens.pt", tmp_path / "logits.pt"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", LOAD_REMOTE, *words], cwd=tmp_path, env=environment, check=True)
+    reference = masked_logits(source, (1,), sinks=2)
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), reference, rtol=1e-5, atol=1e-5)
