@@ -12,6 +12,7 @@ from eval.measures.base import Ask, Measure
 from eval.results import Metric, Outcome
 
 OWN_TASKS = Path(__file__).parents[1] / "tasks"
+OWN_PREFIX = "headroom_"
 BATCH_SIZE = 16
 _SHARES = {"acc", "acc_norm", "exact_match", "f1", "em", "mcc"}
 
@@ -131,7 +132,11 @@ def _per_sample(results: Any, task: str, name: str, filter_name: str, scale: int
 
 def check(checkpoint: Any, section: Any) -> None:
     """Refuse unknown task names before anything is loaded."""
-    unknown = set(section.names) - set(own_task_names())
+    own = own_task_names()
+    unknown = [name for name in section.names if name not in own]
+    for name in unknown:
+        if name.startswith(OWN_PREFIX):
+            raise EvalError(unknown_name("task", name, own))
     if unknown:
         _manager(section.names)
 

@@ -8,6 +8,9 @@ from eval.errors import EvalError
 from eval.retrieval.prompts import KEYS, NEEDLE, QUESTION, draw_value
 from eval.text import TextSource
 
+SLACK = 4
+"""Tokens more than needed before the cut: the same sentences in another order may take one or two less."""
+
 Condition = Literal["depth", "inside", "removed"]
 
 
@@ -86,8 +89,7 @@ class DocumentMaker:
             least = length + excess - (cut_end - cut_at) + 1
             raise EvalError(
                 f"needle.lengths: {length} tokens have no room for needle, question, answer "
-                f"({self.answer_tokens} "
-                f"tokens) and a sentence before them: {least} or more are needed here"
+                f"({self.answer_tokens} tokens) and a sentence before them: {least} or more are needed here"
             )
         ids = [*self.bos, *ids[:cut_at], *ids[cut_at + excess :]]
         needle_at = None
@@ -124,7 +126,7 @@ class DocumentMaker:
                 continue
             taken.insert(0, sentence)
             estimate += len(self._encode(" " + sentence))
-            if estimate >= room and len(self._tokens([*taken, *fixed])[0]) >= room:
+            if estimate >= room and len(self._tokens([*taken, *fixed])[0]) >= room + SLACK:
                 return value, taken
             if step > 2 * len(self.sentences) + room:
                 raise EvalError("needle: the text's sentences do not fill a document")

@@ -1,0 +1,57 @@
+"""Predicted bytes are the bytes that a live cache holds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from eval.checkpoint import find_checkpoint, load
+from eval.measures import footprint
+from eval.memory import cache_shape
+from eval.sections import FootprintSection
+
+
+@pytest.mark.parametrize("which", ["dense", "sliding"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_predicted_is_measured(
+    which: str, dtype: torch.dtype, make_checkpoint: Callable[..., Path], ask: Callable[..., Any]
+) -> None:
+    folder = make_checkpoint(window=32 if which == "sliding" else None, dtype=dtype)
+    loaded = load(find_checkpoint(which, folder), torch.device("cpu"), torch.float32)
+    lengths = [8, 30, 31, 32, 33, 34, 36, 60, 100]
+    outcome = footprint.run(ask(loaded, FootprintSection(lengths=lengths, predict_to=1024)))
+    assert outcome.warnings == []
+    assert outcome.detail["dtype"] == str(dtype).removeprefix("torch.")
+    for point in outcome.detail["points"]:
+        assert point["predicted"] == point["measured"], point
+    if which == "dense":
+        assert outcome.detail["points"][-1]["measured"] == 2 * 3 * 100 * 2 * 8 * dtype.itemsize
+
+
+def test_a_window_with_sinks_is_sinks_plus_window_slots() -> None:
+    config = SimpleNamespace(
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        hidden_size=64,
+        num_hidden_layers=4,
+        attention_window={"size": 16, "sinks": 4, "positions": "absolute", "global_layers": [3]},
+    )
+    shape = cache_shape(config)
+    assert shape.window == 16
+    assert shape.windowed_layers == 3
+    assert shape.kv_bytes(1000, 2) == 2 * (3 * 20 + 1000) * 2 * 8 * 2
+    assert shape.kv_bytes(5, 2, batch=3) == 3 * 2 * (3 * 20 + 5) * 2 * 8 * 2
+
+
+def test_compressed_caches_are_not_guessed() -> None:
+    config = SimpleNamespace(
+        num_attention_heads=4,
+        hidden_size=32,
+        num_hidden_layers=2,
+        attention_window=None,
+        kv_cache={"bits": 8},
+    )
+    assert cache_shape(config).kv_bytes(100, 2) is None
