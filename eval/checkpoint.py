@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -17,6 +18,7 @@ from eval.memory import CacheShape, cache_shape
 from eval.results import CheckpointRecord
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LOAD_ERRORS = (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError, AttributeError)
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin")
 _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
@@ -126,7 +128,7 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Lo
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
-    except (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError, AttributeError) as error:
+    except (*_LOAD_ERRORS, SafetensorError) as error:
         raise EvalError(f"checkpoint {checkpoint.name!r} does not load: {one_line(error)}") from None
     finally:
         if shown:

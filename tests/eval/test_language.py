@@ -20,18 +20,20 @@ def test_perplexity_is_exp_of_the_mean_loss(loaded_dense: Loaded, ask: Callable[
     rows = []
     for row in ids:
         scores = torch.log_softmax(loaded_dense.model(row[None]).logits[0].double(), dim=-1)
-        rows.append([-scores[at - 1, row[at]].item() for at in range(1, 24)])
+        rows.append([-float(scores[at - 1, row[at]]) for at in range(1, 24)])
     outcome = perplexity.run(question)
     values = {metric.key: metric for metric in outcome.metrics}
     means = torch.tensor(rows, dtype=torch.float64).mean(1)
-    expected = math.exp(means.mean())
+    expected = math.exp(float(means.mean()))
     assert values["perplexity"].value == pytest.approx(expected, rel=1e-5)
-    assert values["perplexity"].stderr == pytest.approx(expected * means.std() / math.sqrt(5), rel=1e-4)
+    assert values["perplexity"].stderr == pytest.approx(
+        expected * float(means.std()) / math.sqrt(5), rel=1e-4
+    )
     assert values["perplexity"].n == 5
     late = torch.tensor([row[8:] for row in rows])
-    assert values["perplexity@9+"].value == pytest.approx(math.exp(late.mean()), rel=1e-5)
+    assert values["perplexity@9+"].value == pytest.approx(math.exp(float(late.mean())), rel=1e-5)
     early = torch.tensor([row[:8] for row in rows])
-    assert values["perplexity@1-8"].value == pytest.approx(math.exp(early.mean()), rel=1e-5)
+    assert values["perplexity@1-8"].value == pytest.approx(math.exp(float(early.mean())), rel=1e-5)
 
 
 def test_contexts_begin_with_bos_and_are_full(loaded_dense: Loaded) -> None:

@@ -1,0 +1,84 @@
+"""The command line: one clear line and exit code 2, or a table and a report."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from eval.__main__ import app
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["source"], ["NAME=PATH", "'source'"]),
+        (["=x"], ["NAME=PATH"]),
+        (["a/b=x"], ["letters, digits"]),
+        (["a=x", "a=y"], ["'a'", "2 times"]),
+        (["a=absent"], ["'absent' is not a folder"]),
+        (["a={dense}", "--suite", "quikc"], ["unknown suite 'quikc'", "did you mean 'quick'"]),
+        (["a={dense}", "--lengths", "12,x"], ["--lengths '12,x'"]),
+        (["a={dense}", "--tasks", "headroom_nedle"], ["did you mean 'headroom_needle'"]),
+        (["a={dense}", "--text", "absent.txt"], ["text file 'absent.txt'"]),
+        (["a={dense}", "--device", "cuda:77"], ["device 'cuda:77' is not available"]),
+        (["a={dense}", "--dtype", "int3"], ["dtype 'int3'", "float32"]),
+        (["a={dense}", "--lengths", "4096"], ["4096 tokens is too long for 'a'", "512"]),
+        (["a={empty}"], ["no config.json"]),
+        (["a={broken}"], ["'a' does not load"]),
+        (["a={dense}", "--output", "{file}/out"], ["cannot be written"]),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], parts: list[str], dense: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (tmp_path / "file").write_text("")
+    for path in dense.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    places = {name: tmp_path / name for name in ("empty", "broken", "file")} | {"dense": dense}
+    given = [argument.format(**places) for argument in arguments]
+    if "--output" not in given:
+        given += ["--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_it_ends_with_the_report(dense: Path, sliding: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "small.yaml"
+    suite.write_text("name: small\nperplexity: {length: 64, contexts: 2}\nfootprint: {lengths: [64]}\n")
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "eval", f"source={dense}", f"windowed={sliding}"]
+    command += ["--suite", str(suite), "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.strip().splitlines()
+    assert lines[-1] == f"report: {output / 'report.html'}"
+    assert "source: perplexity: " in lines[0]
+    assert any("Perplexity" in line and "±" in line for line in lines)
+    for name in ("results.json", "report.md", "report.html"):
+        assert (output / name).stat().st_size > 500
+
+
+def test_help_reads_well() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "eval", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    for option in ("--suite", "--text", "--tasks", "--lengths", "--limit", "--device", "--dtype", "--output"):
+        assert option in done.stdout

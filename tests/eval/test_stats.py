@@ -1,0 +1,50 @@
+"""Errors of means, rates and differences."""
+
+import statistics
+
+import pytest
+
+from eval.compare import rows_of
+from eval.results import Metric, Outcome
+from eval.stats import median, paired_error, rate_error, standard_error, wilson
+
+
+def test_standard_error_is_that_of_the_mean() -> None:
+    values = [1.0, 4.0, 2.0, 8.0]
+    assert standard_error(values) == pytest.approx(statistics.stdev(values) / 2)
+    assert standard_error([1.0]) is None
+    assert median(values) == 3.0
+
+
+def test_wilson_is_sensible_at_the_ends() -> None:
+    low, high = wilson(0, 20)
+    assert low == 0.0 and high == pytest.approx(0.161, abs=2e-3)
+    low, high = wilson(20, 20)
+    assert high == 1.0 and low == pytest.approx(0.839, abs=2e-3)
+    low, high = wilson(10, 20)
+    assert (low + high) / 2 == pytest.approx(0.5)
+    assert rate_error(10, 20) == pytest.approx((0.25 / 20) ** 0.5)
+
+
+def test_differences_are_paired() -> None:
+    easy_and_hard = [1.0, 5.0, 9.0]
+    assert paired_error([value + 0.5 for value in easy_and_hard], easy_and_hard) == pytest.approx(0.0)
+    assert paired_error([1.0], easy_and_hard) is None
+
+    def outcome(shift: float) -> Outcome:
+        values = [value + shift for value in easy_and_hard]
+        metric = Metric(
+            key="m",
+            label="m",
+            value=5.0 + shift,
+            stderr=standard_error(values),
+            n=3,
+            n_of="x",
+            per_sample=values,
+        )
+        return Outcome(metrics=[metric])
+
+    (row,) = rows_of({"measure": {"a": outcome(0.0), "b": outcome(0.5)}}, ["a", "b"])
+    assert row.cells["b"].delta == pytest.approx(0.5)
+    assert row.cells["b"].delta_stderr == pytest.approx(0.0)
+    assert row.cells["a"].delta is None
