@@ -118,7 +118,9 @@ def command(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check everything and show the table, write nothing.", rich_help_panel="Output"
+            "--dry-run",
+            help="Check all but the weights' values and show the table; write nothing.",
+            rich_help_panel="Output",
         ),
     ] = False,
     force: Annotated[

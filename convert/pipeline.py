@@ -102,6 +102,6 @@ def _merge(plan: Plan, piece: Piece, tensor: Tensor) -> Tensor:
         tensor=piece.name,
         kind=piece.edit.kind,
         seed=plan.request.seed,
-        initializer_range=float(plan.source.config.get("initializer_range", 0.02)),
+        initializer_range=plan.initializer_range,
     )
     return plan.method.merge(heads, plan.groups, context).reshape(piece.shape)

@@ -19,11 +19,12 @@ from convert.provenance import build_provenance
 from convert.remote_code import find_package, flatten
 from convert.request import Request, Result
 from convert.source import Source, open_source
-from convert.tiers import Form, choose_form, read_window
+from convert.tiers import Form, choose_form
 from convert.weights.checkpoint import Weights, open_weights
 from convert.weights.dtypes import ELEMENT_BYTES, config_name, parse_dtype
 from convert.weights.header import encode_header
 from convert.weights.layout import HeadEdit, OutputFile, parse_size, plan_files, plan_pieces
+from convert.window import read_window
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Plan:
     source: Source
     method: MergeMethod
     groups: Groups
+    initializer_range: float
     form: Form
     files: tuple[OutputFile, ...]
     carried: tuple[Path, ...]
@@ -84,7 +86,15 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
         CacheShape(len(groups), shape.head_dim, ELEMENT_BYTES[dtype or cache_dtype], form.slots),
     )
     result = _result(request, form, weights, files, caches)
-    return Plan(request, source, method, groups, form, files, carried, code, result)
+    spread = _initializer_range(source)
+    return Plan(request, source, method, groups, spread, form, files, carried, code, result)
+
+
+def _initializer_range(source: Source) -> float:
+    value = source.config.get("initializer_range", 0.02)
+    if type(value) not in (int, float) or not 0 <= value < 1e6:
+        raise ConvertError(f"config.json: initializer_range={value!r} is not a standard deviation")
+    return float(value)
 
 
 def _edits(family: Family, source: Source, shape: AttentionShape, groups: Groups) -> dict[str, HeadEdit]:

@@ -25,7 +25,7 @@ class Request:
         max_shard_size: Largest weight file, bytes or text such as ``5GB``. None keeps the source's files.
         force: Replace a checkpoint that is already at ``destination``.
         seed: For methods that draw numbers.
-        dry_run: Check everything and compute the table, write nothing.
+        dry_run: Check all but the weights' values and compute the table; write nothing.
     """
 
     source: str

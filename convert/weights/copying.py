@@ -16,7 +16,9 @@ UNSUPPORTED = {
     errno.EBADF,
     errno.ETXTBSY,
     errno.EPERM,
+    errno.ENOTSOCK,
 }
+"""What systems say when they can copy, but not in this way or between these files."""
 
 
 def copy_range(source: int, target: int, offset: int, nbytes: int, report: Callable[[int], None]) -> None:
@@ -66,15 +68,15 @@ def read_exactly(source: int, offset: int, nbytes: int) -> bytearray:
         ConvertError: the file ends early.
     """
     content = bytearray(nbytes)
-    view = memoryview(content)
     done = 0
     while done < nbytes:
-        count = os.preadv(source, [view[done : done + CHUNK_BYTES]], offset + done)
-        if count == 0:
+        part = os.pread(source, min(CHUNK_BYTES, nbytes - done), offset + done)
+        if not part:
             raise ConvertError(
                 f"a weight file became shorter while it was read: it ends at byte {offset + done}"
             )
-        done += count
+        content[done : done + len(part)] = part
+        done += len(part)
     return content
 
 

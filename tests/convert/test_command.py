@@ -1,5 +1,6 @@
 """The command line as a person or a script meets it."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from convert import Request
 from convert.families import FAMILIES
 from convert.merging import METHODS
 from convert.pipeline import command_line
+from convert.terminal import show_progress
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -43,6 +46,26 @@ def test_dry_run_tells_the_same_and_writes_nothing(make_checkpoint, run, tmp_pat
     assert told.pop("dry_run") is True
     assert done.pop("dry_run") is False
     assert told == done
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_shows_only_when_it_takes_long(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.0, 1.0, 3.0, 4.0, 9.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds, 9.0))
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=terminal, width=120)
+    with show_progress(console) as report:
+        report("model.safetensors", 10, 400)
+        assert shown.getvalue() == ""
+        for done in (100, 200, 400):
+            report("model.safetensors", done, 400)
+    if terminal:
+        assert "━" in shown.getvalue()
+    else:
+        assert shown.getvalue().splitlines() == [
+            "model.safetensors: 100 B of 400 B written (25%)",
+            "model.safetensors: 400 B of 400 B written (100%)",
+        ]
 
 
 def test_help_names_every_family_and_method(run, monkeypatch: pytest.MonkeyPatch) -> None:
