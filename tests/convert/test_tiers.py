@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 from transformers.utils import logging
 
 from convert import ConvertError, Request, convert
+from convert.families import FAMILIES
 
 LENGTH, WINDOW = 24, 5
 TOKENS = torch.randint(0, 64, (2, LENGTH), generator=torch.Generator().manual_seed(1))
@@ -211,22 +212,23 @@ def test_code_of_the_source_is_neither_kept_nor_named(make_checkpoint, edit_conf
 LOAD_REMOTE = """
 import sys, torch
 from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+for folder in sys.argv[1:]:
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    with torch.no_grad():
+        torch.save(model(torch.load("tokens.pt"), use_cache=False).logits, folder + ".pt")
 assert "patches" not in sys.modules
-with torch.no_grad():
-    torch.save(model(torch.load(sys.argv[2]), use_cache=False).logits, sys.argv[3])
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-def test_windowed_tier_loads_where_headroom_is_not(family: str, make_checkpoint, tmp_path: Path) -> None:
-    source = make_checkpoint(family)
-    convert(Request(str(source), tmp_path / "out", window=WINDOW, sinks=2, global_layers="1"))
+def test_windowed_tier_loads_where_headroom_is_not(make_checkpoint, tmp_path: Path) -> None:
+    sources = {family: make_checkpoint(family) for family in FAMILIES}
+    for family, source in sources.items():
+        convert(Request(str(source), tmp_path / family, window=WINDOW, sinks=2, global_layers="1"))
     torch.save(TOKENS, tmp_path / "tokens.pt")
-    words = [tmp_path / "out", tmp_path / "tokens.pt", tmp_path / "logits.pt"]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", LOAD_REMOTE, *words], cwd=tmp_path, env=environment, check=True)
-    reference = masked_logits(source, (1,), sinks=2)
-    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), reference, rtol=1e-5, atol=1e-5)
+    subprocess.run([sys.executable, "-c", LOAD_REMOTE, *sources], cwd=tmp_path, env=environment, check=True)
+    for family, source in sources.items():
+        reference = masked_logits(source, (1,), sinks=2)
+        torch.testing.assert_close(torch.load(tmp_path / f"{family}.pt"), reference, rtol=1e-5, atol=1e-5)
