@@ -19,6 +19,9 @@ from eval.suite import load_suite, narrow, suite_names
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
+LOG_WIDTH = 140
+"""Columns of the summary in a log or a pipe."""
+
 _NAMED = "Checkpoints as NAME=PATH. The first is the baseline; the others show differences from it."
 _SUITE = f"A suite by name ({', '.join(suite_names())}) or a YAML file."
 _LENGTHS = (
@@ -60,6 +63,8 @@ def main(
     Example: `python -m eval source=models/a converted=models/b --text book.txt --output runs/compare`
     """
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
     try:
         pairs = [split_pair(argument) for argument in named]
         check_names([name for name, _ in pairs])

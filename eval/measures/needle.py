@@ -47,7 +47,12 @@ def build(ask: Ask) -> list[Document]:
 
 
 def found(answer: str, value: str) -> bool:
-    """Whether the first number in the continuation is the value, digit for digit."""
+    """Whether the continuation contains the value: RULER's criterion (arXiv 2404.06654, string match)."""
+    return value in answer
+
+
+def exact(answer: str, value: str) -> bool:
+    """Whether the first number in the continuation is the value, with no digit more or less."""
     number = re.search(r"\d+", answer)
     return number is not None and number.group() == value
 
@@ -58,6 +63,12 @@ def run(ask: Ask) -> Outcome:
     answers = generate(ask, documents)
     hits = [found(answer, document.value) for answer, document in zip(answers, documents, strict=True)]
     metrics = [_metric(name, documents, hits) for name in _LABELS]
+    chosen = [
+        exact(answer, document.value)
+        for answer, document in zip(answers, documents, strict=True)
+        if document.condition == "depth"
+    ]
+    metrics.append(_rate("needle_exact", "Needles found, no digit more or less", chosen, False))
     window = ask.subject.checkpoint.window
     if window is not None:
         for key, label, beyond in (
@@ -90,10 +101,11 @@ def run(ask: Ask) -> Outcome:
             "value": document.value,
             "answer": answer,
             "found": hit,
+            "exact": exact(answer, document.value),
         }
         for document, answer, hit in zip(documents, answers, hits, strict=True)
     ]
-    return Outcome(metrics=metrics, detail=detail, samples=samples, warnings=_warnings(ask, documents))
+    return Outcome(metrics=metrics, detail=detail, samples=samples, warnings=_warnings(ask, documents, hits))
 
 
 @torch.inference_mode()
@@ -169,12 +181,19 @@ def _cells(documents: Iterable[Document], hits: Sequence[bool], window: int | No
     return list(cells.values())
 
 
-def _warnings(ask: Ask, documents: Sequence[Document]) -> list[str]:
+def _warnings(ask: Ask, documents: Sequence[Document], hits: Sequence[bool]) -> list[str]:
     """What makes the rates say less than they seem to."""
     window, name = ask.subject.checkpoint.window, ask.subject.name
-    if window is None:
-        return []
     warnings = []
+    beside = [hit for hit, document in zip(hits, documents, strict=True) if document.condition == "inside"]
+    if sum(beside) < 0.9 * len(beside):
+        warnings.append(
+            f"{name}: finds only {sum(beside)} of {len(beside)} needles that stand beside the question: its "
+            "needle "
+            "scores are limited by the model, not only by its cache"
+        )
+    if window is None:
+        return warnings
     if not any(_beyond(document, window) for document in documents):
         warnings.append(
             f"{name}: every needle lies within its window of {window} tokens, so these needles say nothing "

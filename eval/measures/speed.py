@@ -11,6 +11,8 @@ from eval.measures.base import Ask, Measure
 from eval.results import Better, Metric, Outcome
 from eval.stats import median, standard_error
 
+NOISY = 0.1
+
 
 class _Clock(StoppingCriteria):
     """Notes the time after every generated token, the device's work included."""
@@ -55,7 +57,15 @@ def run(ask: Ask) -> Outcome:
         for index, (a, b) in enumerate(zip(prefill[mine], decode[mine], strict=True))
     ]
     detail = {"length": section.length, "batch": section.batch, "decode_tokens": section.decode_tokens}
-    return Outcome(metrics=metrics, detail=detail, samples=samples)
+    warnings = []
+    noise = max((metric.stderr or 0) / metric.value for metric in metrics if metric.value)
+    if noise > NOISY:
+        warnings.append(
+            f"{mine}: its timings have standard errors of up to {noise:.0%}: the machine was busy; speeds "
+            "were timed in "
+            "turns with the baseline, so trust their factors more than their values"
+        )
+    return Outcome(metrics=metrics, detail=detail, samples=samples, warnings=warnings)
 
 
 @torch.inference_mode()

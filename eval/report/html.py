@@ -6,7 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.report.plots import memory_picture, needle_pictures, perplexity_picture, speed_picture
 from eval.report.verdict import verdicts
-from eval.report.wording import count_text, delta_text, judge, number, value_text
+from eval.report.wording import count_text, delta_text, interval_text, judge, label_text, value_text
 from eval.results import Results, Row
 
 _TEMPLATES = Path(__file__).parent
@@ -35,7 +35,6 @@ def html(results: Results) -> str:
         rest=_lines([row for row in results.rows if not row.headline], names),
         needles=needle_pictures(results),
         charts=[chart for chart in charts if chart is not None],
-        number=number,
         seconds=round(sum(sum(by_name.values()) for by_name in results.wall_s.values())),
     )
 
@@ -44,13 +43,14 @@ def _lines(rows: list[Row], names: list[str]) -> list[dict[str, object]]:
     """Rows as text for the template."""
     return [
         {
-            "label": row.label,
+            "label": label_text(row),
+            "count": count_text(row),
             "better": {"lower": "lower is better", "higher": "higher is better"}.get(row.better, ""),
             "cells": [
                 {
                     "value": value_text(row, row.cells.get(name)),
                     "delta": delta_text(row, row.cells.get(name)),
-                    "count": count_text(row.cells.get(name)),
+                    "interval": interval_text(row.cells.get(name)),
                     "judgement": judge(row, row.cells.get(name)),
                 }
                 for name in names

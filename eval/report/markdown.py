@@ -1,7 +1,7 @@
 """``report.md``: the verdict and the short table, to paste into a pull request."""
 
 from eval.report.verdict import verdicts
-from eval.report.wording import count_text, delta_text, value_text
+from eval.report.wording import count_text, delta_text, label_text, value_text
 from eval.results import Results, Row
 
 
@@ -33,17 +33,13 @@ def markdown(results: Results) -> str:
 
 
 def table(rows: list[Row], names: list[str]) -> list[str]:
-    """One line per row; a cell is value, difference and sample count."""
+    """One line per row; a cell is value and difference from the baseline."""
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
     for row in rows:
         cells = []
         for name in names:
             cell = row.cells.get(name)
-            parts = [
-                value_text(row, cell),
-                delta_text(row, cell),
-                f"<sub>{count_text(cell)}</sub>" if cell else "",
-            ]
+            parts = [value_text(row, cell), delta_text(row, cell)]
             cells.append("<br>".join(part for part in parts if part))
-        lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
+        lines.append(f"| {label_text(row)}<br><sub>{count_text(row)}</sub> | " + " | ".join(cells) + " |")
     return lines

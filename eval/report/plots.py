@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from eval.report.wording import bytes_text
@@ -170,22 +171,17 @@ def _heatmap(detail: dict[str, Any]) -> Callable[[Axes, str], None]:
 
     def draw(axes: Axes, ink: str) -> None:
         grid = [[cells[n, d]["found"] / cells[n, d]["n"] for n in lengths] for d in depths]
-        axes.imshow(grid, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.85)
+        axes.imshow(grid, cmap="RdYlBu", vmin=0, vmax=1, aspect="auto")
         for column, length in enumerate(lengths):
             for row, depth in enumerate(depths):
                 cell = cells[length, depth]
-                axes.text(
-                    column,
-                    row,
-                    f"{cell['found']}/{cell['n']}",
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    color="#111111",
-                )
+                rate = cell["found"] / cell["n"]
+                color = "#111111" if 0.15 < rate < 0.85 else "#ffffff"
+                text = f"{cell['found']}/{cell['n']}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
                 if cell["beyond"]:
                     box = ((column - 0.46, row - 0.44), 0.92, 0.88)
-                    _frame(axes, box)
+                    _frame(axes, box, color)
         axes.set_xticks(range(len(lengths)), [_tokens(length) for length in lengths])
         axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
         axes.set(xlabel="document length, tokens", ylabel="depth of the needle")
@@ -194,10 +190,8 @@ def _heatmap(detail: dict[str, Any]) -> Callable[[Axes, str], None]:
     return draw
 
 
-def _frame(axes: Axes, box: tuple[tuple[float, float], float, float]) -> None:
-    from matplotlib.patches import Rectangle
-
-    axes.add_patch(Rectangle(*box, fill=False, edgecolor="#111111", linewidth=1.2, linestyle=(0, (3, 2))))
+def _frame(axes: Axes, box: tuple[tuple[float, float], float, float], color: str) -> None:
+    axes.add_patch(Rectangle(*box, fill=False, edgecolor=color, linewidth=1.2, linestyle=(0, (3, 2))))
 
 
 def _legend(axes: Axes, ink: str) -> None:

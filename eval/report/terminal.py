@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.report.wording import delta_text, judge, value_text
+from eval.report.wording import delta_text, judge, label_text, value_text
 from eval.results import Results
 
 _STYLES = {"better": "green", "worse": "red", "same": "dim"}
@@ -28,7 +28,7 @@ def print_summary(results: Results, console: Console) -> None:
             if delta:
                 text.append(f"\n{delta}", style=_STYLES[judge(row, cell)])
             cells.append(text)
-        table.add_row(row.label, *cells)
+        table.add_row(label_text(row), *cells)
     console.print(table)
     for warning in results.warnings:
         console.print(f"note: {warning}", style="yellow", highlight=False, markup=False)

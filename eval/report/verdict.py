@@ -57,6 +57,8 @@ def _quality(row: Row, what: str, name: str, base: str) -> str:
         return ""
     if name == base or first is None or first.value is None:
         return f"{what}: {amount(row, cell.value)}."
+    if cell.delta == 0:
+        return f"{what}: {amount(row, cell.value)}, the same as {base}."
     return (
         f"{what}: {amount(row, cell.value)} against {amount(row, first.value)} ({delta_text(row, cell)}): "
         f"{_SIGNIFICANT[judge(row, cell)]}."

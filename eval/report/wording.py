@@ -41,13 +41,16 @@ def bytes_text(value: float) -> str:
     return f"{value:,.0f} GiB"
 
 
+def label_text(row: Row) -> str:
+    """The row's label, with the unit where the values do not show it."""
+    return row.label if row.unit in ("", "%", "bytes") else f"{row.label}, {row.unit}"
+
+
 def amount(row: Row, value: float) -> str:
-    """A value with its unit."""
+    """A value, with its unit where that is short."""
     if row.unit == "bytes":
         return bytes_text(value)
-    if row.unit == "%":
-        return f"{value:.1f}%"
-    return f"{number(value)} {row.unit}".strip()
+    return f"{value:.1f}%" if row.unit == "%" else number(value)
 
 
 def value_text(row: Row, cell: Cell | None) -> str:
@@ -59,7 +62,7 @@ def value_text(row: Row, cell: Cell | None) -> str:
     if row.unit == "%":
         return f"{cell.value:.1f} ± {cell.stderr:.1f}%"
     places = max(decimals(cell.value), 2 if abs(cell.stderr) < 1 else 0)
-    return f"{number(cell.value, places)} ± {number(cell.stderr, places)} {row.unit}".strip()
+    return f"{number(cell.value, places)} ± {number(cell.stderr, places)}"
 
 
 def delta_text(row: Row, cell: Cell | None) -> str:
@@ -82,14 +85,20 @@ def delta_text(row: Row, cell: Cell | None) -> str:
     return f"{sign}{number(abs(cell.delta), places)}{error}"
 
 
-def count_text(cell: Cell | None) -> str:
-    """How many samples, and Wilson's interval where there is one."""
-    if cell is None:
+def count_text(row: Row) -> str:
+    """How many samples are behind the row: once where it is the same for all checkpoints, else in order."""
+    cells = list(row.cells.values())
+    if cells[0].n_of.endswith("exact count"):
+        return "exact count"
+    counts = list(dict.fromkeys(cell.n for cell in cells))
+    return f"n = {', '.join(map(str, counts))} {cells[0].n_of}"
+
+
+def interval_text(cell: Cell | None) -> str:
+    """Wilson's 95% interval where there is one."""
+    if cell is None or cell.interval is None:
         return ""
-    if cell.n_of.endswith("exact count"):
-        return "exact"
-    interval = "" if cell.interval is None else f", 95%: {cell.interval[0]:.0f} to {cell.interval[1]:.0f}%"
-    return f"n = {cell.n} {cell.n_of}{interval}"
+    return f"95%: {cell.interval[0]:.0f} to {cell.interval[1]:.0f}%"
 
 
 def judge(row: Row, cell: Cell | None) -> Judgement:

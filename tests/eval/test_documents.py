@@ -83,18 +83,19 @@ def test_no_room_is_an_error(maker: DocumentMaker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "right"),
+    ("answer", "found", "exact"),
     [
-        (" 12345.", True),
-        ("12345", True),
-        (" is: 12345", True),
-        (" 123456", False),
-        (" 1234.", False),
-        ("", False),
+        (" 12345.", True, True),
+        (" is: 12345", True, True),
+        (" 123456", True, False),
+        (" 1234.", False, False),
+        (" 99999. 12345", True, False),
+        ("", False, False),
     ],
 )
-def test_an_answer_is_its_first_number(answer: str, right: bool) -> None:
-    assert needle.found(answer, "12345") is right
+def test_an_answer_contains_the_value_or_is_exactly_it(answer: str, found: bool, exact: bool) -> None:
+    assert needle.found(answer, "12345") is found
+    assert needle.exact(answer, "12345") is exact
 
 
 def test_perfect_and_ignorant_models_are_told_apart(

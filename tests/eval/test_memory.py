@@ -1,5 +1,7 @@
 """Predicted bytes are the bytes that a live cache holds."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from eval.checkpoint import find_checkpoint, load
 from eval.measures import footprint
@@ -55,3 +58,20 @@ def test_compressed_caches_are_not_guessed() -> None:
         kv_cache={"bits": 8},
     )
     assert cache_shape(config).kv_bytes(100, 2) is None
+
+
+@pytest.mark.skipif("windowed_llama" not in CONFIG_MAPPING, reason="patches has no windowed_llama yet")
+def test_a_bounded_cache_holds_what_was_predicted(
+    dense: Path, tmp_path: Path, ask: Callable[..., Any]
+) -> None:
+    folder = tmp_path / "windowed"
+    shutil.copytree(dense, folder)
+    config = json.loads((folder / "config.json").read_text())
+    window = {"size": 16, "sinks": 2, "positions": "absolute", "global_layers": [1]}
+    config |= {"model_type": "windowed_llama", "attention_window": window}
+    config["architectures"] = ["WindowedLlamaForCausalLM"]
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = load(find_checkpoint("windowed", folder), torch.device("cpu"), torch.float32)
+    outcome = footprint.run(ask(loaded, FootprintSection(lengths=[10, 18, 19, 60], predict_to=128)))
+    assert outcome.warnings == []
+    assert outcome.detail["points"][-1]["measured"] == 2 * (2 * 18 + 60) * 2 * 8 * 4
