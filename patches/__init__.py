@@ -1,0 +1,13 @@
+"""How a loaded model attends and what it remembers.
+
+Importing this package makes ``AutoConfig``, ``AutoModel`` and ``AutoModelForCausalLM`` load windowed
+checkpoints.
+"""
+
+from patches.cache.windowed import WindowedCache
+from patches.loading import load, register
+from patches.policy import PolicyError, WindowPolicy
+
+register()
+
+__all__ = ["PolicyError", "WindowPolicy", "WindowedCache", "load"]

@@ -1,0 +1,143 @@
+"""The backends by name, how a user's ``attn_implementation`` maps to one, and which serves a call."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.utils import logging
+
+from patches.attention import eager, fa2, sdpa
+from patches.frame import Frame, Step
+from patches.policy import PolicyError
+
+logger = logging.get_logger("headroom.patches")
+
+PREFIX = "windowed_"
+AUTO = PREFIX + "auto"
+
+Attend = Callable[[Tensor, Tensor, Tensor, Frame, float, float], tuple[Tensor, Tensor | None]]
+
+
+def _never(*_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute window + sink attention.
+
+    Attributes:
+        name: What it is called, without the prefix.
+        requested_as: The ``attn_implementation`` of transformers that asks for it.
+        attend: ``(query, key, value, frame, scale, dropout) -> (output, weights or None)``.
+        missing: Why this machine cannot run it at all, or None.
+        refusal: ``(query, frame, dropout)`` to why it cannot serve this call, or None.
+        needs: What it runs on, in words.
+    """
+
+    name: str
+    requested_as: str
+    attend: Attend
+    needs: str
+    missing: Callable[[], str | None] = _never
+    refusal: Callable[[Tensor, Frame, float], str | None] = _never
+
+
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        Backend(
+            "fa2", "flash_attention_2", fa2.attend, "CUDA, fp16/bf16, unpadded", fa2.missing, fa2.refusal
+        ),
+        Backend("sdpa", "sdpa", sdpa.attend, "any device"),
+        Backend("eager", "eager", eager.attend, "any device; the reference, returns weights"),
+    )
+}
+"""In the order of preference; the automatic choice is the first that does not refuse."""
+
+
+def resolve(requested: str | None) -> str:
+    """The registered name for what a user passed as ``attn_implementation``.
+
+    Args:
+        requested: A name of transformers (``eager``, ``sdpa``, ``flash_attention_2``), one of ours, or None.
+
+    Raises:
+        PolicyError: no backend answers to it, or its backend cannot run on this machine.
+    """
+    if requested is None or requested == AUTO:
+        return AUTO
+    for backend in BACKENDS.values():
+        if requested in (backend.requested_as, PREFIX + backend.name):
+            reason = backend.missing()
+            if reason is None:
+                return PREFIX + backend.name
+            raise PolicyError(f"attn_implementation={requested!r} cannot run here: {reason}")
+    known = ", ".join(backend.requested_as for backend in BACKENDS.values())
+    raise PolicyError(
+        f"attn_implementation={requested!r} has no backend with a window and sinks, and dense attention "
+        f"would be another model (choose {known}, or leave it out)"
+    )
+
+
+def in_force(name: str | None) -> bool:
+    """Whether ``name`` is an attention implementation that obeys the window."""
+    return name == AUTO or name in {PREFIX + backend for backend in BACKENDS}
+
+
+def _attention(chosen: Backend | None) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The function that transformers calls inside every attention module."""
+
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Any,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        window_step: Step | None = None,
+        **others: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if window_step is None or window_step.policy is None:
+            raise PolicyError(
+                "windowed attention was called outside a windowed model, which alone knows where the rows "
+                "begin; load the checkpoint with AutoModelForCausalLM after `import patches`"
+            )
+        for name in ("softcap", "s_aux"):
+            if others.get(name) is not None:
+                raise PolicyError(f"windowed attention has no {name}, which this model asks for")
+        policy, layer = window_step.policy, cast(int, module.layer_idx)
+        frame = Frame(window_step, query.shape[2], policy.window_of(layer), policy.sinks)
+        backend = _serving(chosen, query, frame, dropout)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        output, weights = backend.attend(query, key, value, frame, scale, dropout)
+        return output.transpose(1, 2).contiguous(), weights
+
+    return attention
+
+
+def _serving(chosen: Backend | None, query: Tensor, frame: Frame, dropout: float) -> Backend:
+    """The chosen backend, or the first that can when it refuses or none was chosen."""
+    if chosen is not None:
+        reason = chosen.refusal(query, frame, dropout)
+        if reason is None:
+            return chosen
+        logger.warning_once(f"{chosen.name} cannot serve this call ({reason}); sdpa does")
+    return next(backend for backend in BACKENDS.values() if backend.refusal(query, frame, dropout) is None)
+
+
+def _no_mask(*_: object, **__: object) -> None:
+    """No tensor: the mask follows from the positions that the step carries."""
+
+
+def register() -> None:
+    """Make the backends known to transformers, each with its mask function."""
+    for name, backend in {
+        AUTO: None,
+        **{PREFIX + name: backend for name, backend in BACKENDS.items()},
+    }.items():
+        AttentionInterface.register(name, _attention(backend))
+        AttentionMaskInterface.register(name, _no_mask)

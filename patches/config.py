@@ -1,0 +1,50 @@
+"""The config of a windowed model."""
+
+from typing import Any
+
+from patches.policy import WindowPolicy
+
+REMOTE_PACKAGE = "transformers_modules"
+GLOBAL, WINDOWED = "full_attention", "sinks_and_window"
+
+
+class WindowedConfigMixin:
+    """A config with an ``attention_window``.
+
+    On disk ``layer_types`` names a kind of layer that transformers does not have, so that code which ignores
+    ``model_type`` (``LlamaForCausalLM.from_pretrained`` on a windowed folder) is refused instead of running
+    densely. In memory every layer is ``full_attention``, which makes transformers prepare one causal mask,
+    ours.
+    """
+
+    attention_window: Any
+    num_hidden_layers: Any
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.attention_window = kwargs.pop("attention_window", None)
+        kwargs.pop("layer_types", None)
+        if "layer_types" in type(self).__dataclass_fields__:  # type: ignore[attr-defined]
+            setattr(self, "layer_types", None)  # noqa: B010 - a field of some families only
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; a model loaded by ``import patches`` has no code files to save, so it names none."""
+        entry = super().to_dict()  # type: ignore[misc]
+        if self.attention_window is not None:
+            policy = self.window_policy
+            entry["layer_types"] = [
+                GLOBAL if policy.window_of(layer) is None else WINDOWED
+                for layer in range(self.num_hidden_layers)
+            ]
+        if not type(self).__module__.startswith(REMOTE_PACKAGE):
+            entry.pop("auto_map", None)
+        return entry
+
+    @property
+    def window_policy(self) -> WindowPolicy:
+        """The checked ``attention_window``.
+
+        Raises:
+            PolicyError: it is missing or wrong.
+        """
+        return WindowPolicy.from_config(self.attention_window, self.num_hidden_layers)

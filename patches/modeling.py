@@ -1,0 +1,143 @@
+"""What turns a model of transformers into its windowed one: mixins, and no copied ``forward``."""
+
+import copy
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationConfig, GenerationMode
+
+from patches.attention import backends
+from patches.cache.windowed import WindowedCache
+from patches.policy import PolicyError, WindowPolicy
+from patches.rows import check_cache, next_step
+
+ROLLBACK_MODES = (GenerationMode.ASSISTED_GENERATION,)
+
+
+class WindowedMixin:
+    """Any windowed model: its attention implementation is one of ours, whatever name asks for it."""
+
+    config: Any
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)  # type: ignore[call-arg]
+        self.check_policy_in_force()
+
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, *_: Any, **__: Any
+    ) -> str:
+        return backends.resolve(attn_implementation)
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, *_: Any, **__: Any) -> str:
+        """Called by transformers wherever an implementation is chosen."""
+        return backends.resolve(requested_attention)
+
+    def check_policy_in_force(self) -> WindowPolicy:
+        """The policy of the config, once it is certain that attention obeys it.
+
+        Raises:
+            PolicyError: the window is missing, or something replaced the attention implementation.
+        """
+        name = self.config._attn_implementation
+        if not backends.in_force(name):
+            raise PolicyError(
+                f"this checkpoint attends in a window, but its attention implementation is {name!r}, which "
+                "would run densely; set it with model.set_attn_implementation('sdpa'), not in the config"
+            )
+        policy: WindowPolicy = self.config.window_policy
+        return policy
+
+
+class WindowedModelMixin(WindowedMixin):
+    """The decoder without its head."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the model of transformers, with a bounded cache and a window in every attention call.
+
+        Args:
+            input_ids: ``[B, T]``.
+            attention_mask: ``[B, past + T]``, zeros for padding: on the left, or on the right with no cache.
+            position_ids: ``[B or 1, T]``, rising by one.
+            past_key_values: A ``WindowedCache``.
+            inputs_embeds: ``[B, T, E]`` in place of ``input_ids``.
+            use_cache: Default: the config's, but off in training.
+            kwargs: Passed on.
+
+        Raises:
+            PolicyError: the policy is not in force, or the inputs ask for what a window cannot give: another
+                cache, a mask of their own, holes in a row, several documents in one row.
+        """
+        policy = self.check_policy_in_force()
+        if kwargs.get("output_attentions") and self.config._attn_implementation != backends.PREFIX + "eager":
+            raise PolicyError(
+                "output_attentions needs attn_implementation='eager', which alone forms the weights"
+            )
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training  # type: ignore[attr-defined]
+        if past_key_values is None and use_cache:
+            past_key_values = WindowedCache(self.config)
+        step = next_step(policy, attention_mask, position_ids, past_key_values, kwargs)
+        return super().forward(  # type: ignore[misc]
+            input_ids=input_ids,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            window_step=step,
+            **kwargs,
+        )
+
+
+class WindowedForCausalLMMixin(WindowedMixin):
+    """The decoder with its language modelling head, and ``generate``."""
+
+    decoder_class: type
+    model: Any
+
+    def __init__(self, config: PreTrainedConfig):
+        # Models made from one config would share it, attention implementation included.
+        super().__init__(copy.deepcopy(config))
+        # transformers built its own decoder class here; the windowed one takes the same weights.
+        self.model = self.decoder_class(self.config)
+        self.post_init()  # type: ignore[attr-defined]
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        generation_mode: GenerationMode,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> Any:
+        """Give ``generate`` the bounded cache, or say why what it was asked for cannot be.
+
+        Raises:
+            PolicyError: a cache of transformers was asked for, or a generation mode that takes tokens back.
+        """
+        self.check_policy_in_force()
+        if generation_config.cache_implementation is not None:
+            raise PolicyError(
+                f"cache_implementation={generation_config.cache_implementation!r} would replace the windowed "
+                "cache that this checkpoint asks for; leave it out"
+            )
+        if generation_mode in ROLLBACK_MODES or generation_config.is_assistant:
+            raise PolicyError(
+                "assisted generation takes rejected tokens back, which a ring that overwrites its oldest "
+                "tokens cannot; generate without an assistant"
+            )
+        given = model_kwargs.get("past_key_values")
+        if given is not None:
+            check_cache(given)
+        elif generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = WindowedCache(self.config)

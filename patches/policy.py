@@ -1,0 +1,86 @@
+"""What a checkpoint says about how it attends: the ``attention_window`` key of ``config.json``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FIELDS = ("size", "sinks", "positions", "global_layers")
+POSITIONS = ("absolute",)
+
+
+class PolicyError(ValueError):
+    """The window that a checkpoint asks for cannot be, or is not, the one in force."""
+
+
+@dataclass(frozen=True)
+class WindowPolicy:
+    """The window of every layer of a model.
+
+    Attributes:
+        size: ``W``, tokens that a query sees, its own included.
+        sinks: ``S``, first tokens of every row that all later queries see as well.
+        positions: How far away the sinks look. ``absolute``: as far as they are.
+        global_layers: Layers that keep full causal attention, ascending.
+    """
+
+    size: int
+    sinks: int
+    positions: str
+    global_layers: tuple[int, ...]
+
+    @classmethod
+    def from_config(cls, entry: object, layers: int) -> "WindowPolicy":
+        """Read and check the ``attention_window`` entry of a config.
+
+        Args:
+            entry: The value of the key, as JSON gives it.
+            layers: How many decoder layers the model has.
+
+        Raises:
+            PolicyError: a key is missing, unknown or out of range.
+        """
+        if not isinstance(entry, Mapping):
+            raise PolicyError(
+                f"attention_window must be a mapping with the keys {', '.join(FIELDS)}; config.json has "
+                f"{entry!r}, and a windowed model without its window would attend densely"
+            )
+        wrong = sorted(set(entry) ^ set(FIELDS))
+        if wrong:
+            raise PolicyError(
+                f"attention_window needs exactly the keys {', '.join(FIELDS)}; not so: {', '.join(wrong)}"
+            )
+        size, sinks, positions, chosen = (entry[field] for field in FIELDS)
+        if not _is_count(size, 1):
+            raise PolicyError(f"attention_window.size={size!r} must be a whole number of tokens, at least 1")
+        if not _is_count(sinks, 0):
+            raise PolicyError(
+                f"attention_window.sinks={sinks!r} must be a whole number of tokens, at least 0"
+            )
+        if positions not in POSITIONS:
+            raise PolicyError(
+                f"attention_window.positions={positions!r} must be one of: {', '.join(POSITIONS)}"
+            )
+        if not isinstance(chosen, list | tuple) or not all(
+            _is_count(layer, 0) and layer < layers for layer in chosen
+        ):
+            raise PolicyError(
+                f"attention_window.global_layers={chosen!r} must be a list of layers from 0 to {layers - 1}"
+            )
+        return cls(size, sinks, positions, tuple(sorted(set(chosen))))
+
+    def to_config(self) -> dict[str, Any]:
+        """The entry as it stands in ``config.json``."""
+        return {
+            "size": self.size,
+            "sinks": self.sinks,
+            "positions": self.positions,
+            "global_layers": list(self.global_layers),
+        }
+
+    def window_of(self, layer: int) -> int | None:
+        """Tokens that ``layer`` looks back, its own included; None where it keeps full attention."""
+        return None if layer in self.global_layers else self.size
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -1,0 +1,63 @@
+"""Tiny windowed models of every family, and the masked dense models that they must equal."""
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from patches.remote import FAMILIES
+
+WINDOW, SINKS, GLOBAL, LAYERS, VOCAB = 8, 3, [1], 3, 97
+CONFIGS = {config.model_type.removeprefix("windowed_"): config for config, _, _ in FAMILIES}
+
+
+def windowed_model(family: str, seed: int = 0, **options: object) -> PreTrainedModel:
+    """A windowed model of ``family`` with random weights, 3 layers of which the middle one is global."""
+    shape = {
+        "vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12,
+        "max_position_embeddings": 1024,
+        "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0, "initializer_range": 0.2,
+        "attention_window": {"size": WINDOW, "sinks": SINKS, "positions": "absolute", "global_layers": GLOBAL},
+    } | options  # fmt: skip
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(CONFIGS[family](**shape)).eval()
+
+
+def dense_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The model of transformers with the same weights, eager and without any window."""
+    base = next(kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers."))
+    entry = model.config.to_dict()
+    for key in ("attention_window", "layer_types", "model_type"):
+        entry.pop(key, None)
+    twin = base(base.config_class(**entry, attn_implementation="eager")).eval()
+    twin.load_state_dict(model.state_dict())
+    return twin
+
+
+def masked_logits(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    """Logits ``[1, N, V]`` of the dense twin whose layers add the exact mask to their scores."""
+    twin, policy = dense_model(model), model.config.window_policy
+    i = torch.arange(tokens.shape[1])
+    distance = i[:, None] - i
+    hooks = []
+    for index, layer in enumerate(twin.model.layers):
+        window = policy.window_of(index)
+        seen = (
+            (distance >= 0)
+            if window is None
+            else (distance >= 0) & ((distance < window) | (i < policy.sinks))
+        )
+        mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
+        hooks.append(layer.self_attn.register_forward_pre_hook(_with_mask(mask), with_kwargs=True))
+    with torch.no_grad():
+        logits = twin(tokens, use_cache=False).logits
+    for hook in hooks:
+        hook.remove()
+    return logits
+
+
+def _with_mask(mask: Tensor):
+    def hook(_module, args, kwargs):
+        return args, {**kwargs, "attention_mask": mask}
+
+    return hook
