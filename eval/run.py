@@ -110,6 +110,8 @@ class _Bench:
 
     def _measure(self, measure: Measure, section: Section, checkpoint: Checkpoint) -> Outcome:
         baseline = self.checkpoints[0]
+        if measure.compares_only and checkpoint is baseline:
+            return Outcome(metrics=[])
         alone = checkpoint is baseline or not measure.uses_baseline
         key = measurement_key(
             measure=measure.name,

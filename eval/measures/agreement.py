@@ -20,7 +20,7 @@ def run(ask: Ask) -> Outcome:
     """
     section, subject, baseline = ask.section, ask.subject, ask.baseline
     if baseline is None:
-        return Outcome(metrics=[])
+        raise EvalError(f"agreement: {subject.name!r} has no baseline to agree with")
     _check_same_tokens(subject, baseline)
     ids = pack(ask.text, subject.tokenizer, subject.bos, section.length, section.contexts)
     rows = rows_at_a_time(ids.shape[1], _vocabulary(subject), ask.batch_size)
@@ -103,4 +103,5 @@ AGREEMENT = Measure(
     check=check,
     work=lambda section: section.contexts,
     uses_baseline=True,
+    compares_only=True,
 )

@@ -45,6 +45,7 @@ class Measure:
         check: Raises EvalError where a checkpoint cannot be measured so; runs before any model is loaded.
         work: Amount of work of a section, for the progress bar.
         uses_baseline: The outcome depends on the baseline too.
+        compares_only: There is nothing to measure on the baseline itself.
         uses_text: The outcome depends on the text.
     """
 
@@ -54,4 +55,5 @@ class Measure:
     check: Callable[[Any, Any], None]
     work: Callable[[Any], int]
     uses_baseline: bool = False
+    compares_only: bool = False
     uses_text: bool = True
