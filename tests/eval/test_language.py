@@ -19,7 +19,8 @@ def test_perplexity_is_exp_of_the_mean_loss(loaded_dense: Loaded, ask: Callable[
     ids = pack(question.text, loaded_dense.tokenizer, loaded_dense.bos, 24, 5)
     rows = []
     for row in ids:
-        scores = torch.log_softmax(loaded_dense.model(row[None]).logits[0].double(), dim=-1)
+        logits = loaded_dense.model(row[None]).logits[0].detach()
+        scores = torch.log_softmax(logits.double(), dim=-1)
         rows.append([-float(scores[at - 1, row[at]]) for at in range(1, 24)])
     outcome = perplexity.run(question)
     values = {metric.key: metric for metric in outcome.metrics}
