@@ -17,12 +17,14 @@ class CacheShape:
         head_dim: Numbers per head.
         element_bytes: Bytes per number.
         slots: For each layer, the most tokens it keeps (sinks + window); None keeps all.
+        at_once: Whether a layer with slots allocates them with its first token, as the windowed tier does.
     """
 
     kv_heads: int
     head_dim: int
     element_bytes: int
     slots: tuple[int | None, ...]
+    at_once: bool = False
 
 
 def kv_bytes(cache: CacheShape, tokens: int) -> int:
@@ -37,8 +39,15 @@ def kv_bytes(cache: CacheShape, tokens: int) -> int:
 
     Holds: 512 KiB per token for Llama-2-7B in fp16 (tests/convert/test_footprint.py).
     """
-    held = sum(tokens if slots is None else min(tokens, slots) for slots in cache.slots)
+    held = sum(
+        tokens if slots is None else slots if cache.at_once else min(tokens, slots) for slots in cache.slots
+    )
     return 2 * cache.kv_heads * cache.head_dim * cache.element_bytes * held
+
+
+def kv_per_token(cache: CacheShape) -> int:
+    """Count the bytes of one token in every layer, windowed or not."""
+    return 2 * cache.kv_heads * cache.head_dim * cache.element_bytes * len(cache.slots)
 
 
 def kv_growth(cache: CacheShape) -> int:
@@ -63,7 +72,7 @@ def build_rows(
     rows = [
         Row("Parameters", *parameters, unit="count"),
         Row("Weight files", *nbytes, unit="bytes"),
-        Row("KV cache per token", kv_bytes(before, 1), kv_bytes(after, 1), unit="bytes"),
+        Row("KV cache per token", kv_per_token(before), kv_per_token(after), unit="bytes"),
     ]
     if _windowed(before.slots) or _windowed(after.slots):
         rows.append(

@@ -83,7 +83,13 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
     )
     caches = (
         CacheShape(shape.kv_heads, shape.head_dim, ELEMENT_BYTES[cache_dtype], shape.windows),
-        CacheShape(len(groups), shape.head_dim, ELEMENT_BYTES[dtype or cache_dtype], form.slots),
+        CacheShape(
+            len(groups),
+            shape.head_dim,
+            ELEMENT_BYTES[dtype or cache_dtype],
+            form.slots,
+            form.tier == "windowed",
+        ),
     )
     result = _result(request, form, weights, files, caches)
     spread = _initializer_range(source)

@@ -11,6 +11,7 @@ from convert.request import Tier
 from convert.window import Window
 
 REMOTE_MODULE = "headroom_windowed"
+WINDOWED_LAYER = "sinks_and_window"
 SIBLING_FORMAT = "5.17.0"
 """``transformers_version`` of moved configs: transformers takes older Ministrals' tokenizers for broken."""
 
@@ -55,7 +56,7 @@ def choose_form(
     slots = window.slots(shape.layers)
     if window.sinks:
         reason = "transformers has no native attention sinks"
-        return Form("windowed", reason, _windowed(family, kept, window), slots)
+        return Form("windowed", reason, _windowed(family, kept, window, shape.layers), slots)
     native = family.window
     if native is not None and (native.per_layer or not window.global_layers):
         reason = f"a window without sinks is native to {family.model_type}"
@@ -68,7 +69,7 @@ def choose_form(
             if sibling
             else f"{family.model_type} has no native window"
         )
-        return Form("windowed", why, _windowed(family, kept, window), slots)
+        return Form("windowed", why, _windowed(family, kept, window, shape.layers), slots)
     reason = f"{sibling.model_type} is {family.model_type} with a native window per layer"
     return Form("native-window", reason, _move(family, sibling, kept, window, shape.layers), slots)
 
@@ -79,10 +80,8 @@ def _check_causal(config: Mapping[str, Any]) -> None:
             raise ConvertError(f"architecture {architecture} is not a causal language model (...ForCausalLM)")
 
 
-def _layer_types(window: Window, layers: int) -> list[str]:
-    return [
-        "full_attention" if layer in window.global_layers else "sliding_attention" for layer in range(layers)
-    ]
+def _layer_types(window: Window, layers: int, bounded: str = "sliding_attention") -> list[str]:
+    return ["full_attention" if layer in window.global_layers else bounded for layer in range(layers)]
 
 
 def _native_window(family: Family, config: dict[str, Any], window: Window, layers: int) -> dict[str, Any]:
@@ -115,7 +114,7 @@ def _move(
     }
 
 
-def _windowed(family: Family, config: dict[str, Any], window: Window) -> dict[str, Any]:
+def _windowed(family: Family, config: dict[str, Any], window: Window, layers: int) -> dict[str, Any]:
     prefix = f"Windowed{family.prefix}"
     config = config | {
         "model_type": f"windowed_{family.model_type}",
@@ -137,6 +136,6 @@ def _windowed(family: Family, config: dict[str, Any], window: Window) -> dict[st
         config["sliding_window"] = None
         if family.window.switch is not None:
             config[family.window.switch] = False
-    if config.get("layer_types"):
-        config["layer_types"] = ["full_attention"] * len(config["layer_types"])
-    return config
+    # A kind of layer that transformers does not know: code that ignores model_type is refused instead of
+    # running densely. The windowed config classes drop it on reading and write it again on saving.
+    return config | {"layer_types": _layer_types(window, layers, WINDOWED_LAYER)}

@@ -1,8 +1,9 @@
 """Bytes of a KV cache, against numbers that are known."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from convert.footprint import CacheShape, build_rows, kv_bytes, kv_growth
+from convert.footprint import CacheShape, build_rows, kv_bytes, kv_growth, kv_per_token
 from convert.quantities import format_change, format_value
 from convert.request import Row
 
@@ -10,7 +11,7 @@ LLAMA_2_7B = CacheShape(kv_heads=32, head_dim=128, element_bytes=2, slots=(None,
 
 
 def test_llama_2_7b_takes_512_kib_per_token() -> None:
-    assert kv_bytes(LLAMA_2_7B, 1) == 512 * 1024
+    assert kv_bytes(LLAMA_2_7B, 1) == kv_per_token(LLAMA_2_7B) == 512 * 1024
     assert kv_bytes(LLAMA_2_7B, 4096) == 2 * 1024**3
     assert kv_growth(LLAMA_2_7B) == 512 * 1024
 
@@ -22,6 +23,9 @@ def test_windowed_layers_stop_growing() -> None:
     assert kv_bytes(small, 4096) == 32 * 4096 * per_layer
     assert kv_bytes(small, 131072) == (8 * 131072 + 24 * 4100) * per_layer
     assert kv_growth(small) == 8 * per_layer
+    allocated = replace(small, at_once=True)
+    assert kv_bytes(allocated, 4096) == (8 * 4096 + 24 * 4100) * per_layer
+    assert kv_bytes(allocated, 131072) == kv_bytes(small, 131072)
 
 
 def test_rows_name_every_quantity() -> None:

@@ -161,7 +161,7 @@ def test_sinks_give_the_windowed_tier(family: str, make_checkpoint, fake_patches
     }
     assert config.get("sliding_window") is None
     assert not config.get("use_sliding_window")
-    assert set(config.get("layer_types", [])) <= {"full_attention"}
+    assert config["layer_types"] == ["sinks_and_window", "full_attention", "sinks_and_window"]
     assert (tmp_path / "out" / "headroom_windowed.py").is_file()
     assert (tmp_path / "out" / "headroom_models_llama.py").is_file()
     assert result.load_lines[0].startswith("import patches")
