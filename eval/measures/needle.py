@@ -222,11 +222,9 @@ def check(checkpoint: Any, section: Any) -> None:
 NEEDLE = Measure(
     name="needle",
     how=(
-        "one sentence with a number is hidden among others; the model is asked for it and must give it "
-        "greedily, "
-        "through its own cache. Rates with binomial standard errors and Wilson 95% intervals; every "
-        "checkpoint reads "
-        "the same documents."
+        "one sentence with a number is hidden among others; the model is asked for it, and its greedy answer, "
+        "through its own cache, must contain it (RULER's criterion). Rates with binomial standard errors and "
+        "Wilson 95% intervals; every checkpoint reads the same documents."
     ),
     run=run,
     check=check,
