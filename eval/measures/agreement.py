@@ -76,14 +76,12 @@ def _check_same_tokens(subject: Any, baseline: Any) -> None:
     if mine != theirs:
         raise EvalError(
             f"agreement: {subject.name!r} scores {mine} tokens and {baseline.name!r} {theirs}: KL and top-1 "
-            "need one "
-            "vocabulary; leave the section out or compare checkpoints of one family"
+            "need one vocabulary; leave the section out or compare checkpoints of one family"
         )
     if subject.tokenizer.get_vocab() != baseline.tokenizer.get_vocab():
         raise EvalError(
-            f"agreement: {subject.name!r} and {baseline.name!r} have different tokenizers: KL and top-1 need "
-            "the same "
-            "tokens; leave the section out or compare checkpoints of one family"
+            f"agreement: {subject.name!r} and {baseline.name!r} have different tokenizers: KL and top-1 "
+            "need the same tokens; leave the section out or compare checkpoints of one family"
         )
 
 
@@ -95,9 +93,8 @@ def check(checkpoint: Any, section: Any) -> None:
 AGREEMENT = Measure(
     name="agreement",
     how=(
-        "KL(baseline || model) in nats per token and the share of tokens whose most likely successor is the "
-        "same, "
-        "on the same contexts. The contexts are the samples of the standard error."
+        "KL(baseline || model) in nats per token and the share of tokens whose most likely successor is "
+        "the same, on the same contexts. The contexts are the samples of the standard error."
     ),
     run=run,
     check=check,

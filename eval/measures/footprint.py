@@ -106,9 +106,8 @@ FOOTPRINT = Measure(
     name="footprint",
     how=(
         "bytes of storage behind the cache that generate returns for one sequence, in the checkpoint's own "
-        "dtype, "
-        f"the last {DECODED - 1} tokens decoded one by one; predicted by arithmetic from config.json. Exact "
-        "counts."
+        f"dtype, the last {DECODED - 1} tokens decoded one by one; predicted by arithmetic from "
+        "config.json. Exact counts."
     ),
     run=run,
     check=check,

@@ -189,16 +189,14 @@ def _warnings(ask: Ask, documents: Sequence[Document], hits: Sequence[bool]) -> 
     if sum(beside) < 0.9 * len(beside):
         warnings.append(
             f"{name}: finds only {sum(beside)} of {len(beside)} needles that stand beside the question: its "
-            "needle "
-            "scores are limited by the model, not only by its cache"
+            "needle scores are limited by the model, not only by its cache"
         )
     if window is None:
         return warnings
     if not any(_beyond(document, window) for document in documents):
         warnings.append(
             f"{name}: every needle lies within its window of {window} tokens, so these needles say nothing "
-            "about the "
-            "window: give longer --lengths"
+            "about the window: give longer --lengths"
         )
     needed = max(
         (document.distance or 0 for document in documents if document.condition == "inside"), default=0
@@ -206,8 +204,7 @@ def _warnings(ask: Ask, documents: Sequence[Document], hits: Sequence[bool]) -> 
     if needed > window:
         warnings.append(
             f"{name}: even beside the question the needle needs {needed} tokens, more than its window of "
-            f"{window}: "
-            "the control is not inside"
+            f"{window}: the control is not inside"
         )
     return warnings
 
@@ -222,9 +219,9 @@ def check(checkpoint: Any, section: Any) -> None:
 NEEDLE = Measure(
     name="needle",
     how=(
-        "one sentence with a number is hidden among others; the model is asked for it, and its greedy answer, "
-        "through its own cache, must contain it (RULER's criterion). Rates with binomial standard errors and "
-        "Wilson 95% intervals; every checkpoint reads the same documents."
+        "one sentence with a number is hidden among others; the model is asked for it, and its greedy "
+        "answer, through its own cache, must contain it (RULER's criterion). Rates with binomial standard "
+        "errors and Wilson 95% intervals; every checkpoint reads the same documents."
     ),
     run=run,
     check=check,

@@ -98,8 +98,7 @@ PERPLEXITY = Measure(
     name="perplexity",
     how=(
         "exp of the mean next-token loss on packed contexts, BOS first. The contexts are the samples: the "
-        "standard "
-        "error is that of their mean losses, times the perplexity."
+        "standard error is that of their mean losses, times the perplexity."
     ),
     run=run,
     check=check,

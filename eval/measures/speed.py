@@ -62,8 +62,7 @@ def run(ask: Ask) -> Outcome:
     if noise > NOISY:
         warnings.append(
             f"{mine}: its timings have standard errors of up to {noise:.0%}: the machine was busy; speeds "
-            "were timed in "
-            "turns with the baseline, so trust their factors more than their values"
+            "were timed in turns with the baseline, so trust their factors more than their values"
         )
     return Outcome(metrics=metrics, detail=detail, samples=samples, warnings=warnings)
 
@@ -127,8 +126,8 @@ SPEED = Measure(
     name="speed",
     how=(
         "median over runs of generate on random tokens, after one warm-up, in turns with the baseline. "
-        "Prefill is "
-        "the time to the first token; decode is the mean step after it. The standard error is over the runs."
+        "Prefill is the time to the first token; decode is the mean step after it. The standard error is "
+        "over the runs."
     ),
     run=run,
     check=check,

@@ -145,8 +145,7 @@ TASKS = Measure(
     name="tasks",
     how=(
         "lm-eval's own scores and standard errors over the documents. Log-likelihood tasks run through the "
-        "model's "
-        "mask, generation tasks through generate and its cache; an overlong request is an error."
+        "model's mask, generation tasks through generate and its cache; an overlong request is an error."
     ),
     run=run,
     check=check,

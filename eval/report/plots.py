@@ -127,9 +127,8 @@ def perplexity_picture(results: Results) -> Picture | None:
         _legend(axes, ink)
 
     caption = (
-        "Bars are one standard error of each value over contexts. All checkpoints read the same text, so the "
-        "bars "
-        "move together: the table's differences are more exact."
+        "Bars are one standard error of each value over contexts. All checkpoints read the same text, so "
+        "the bars move together: the table's differences are more exact."
     )
     return _picture("Perplexity by position", "Perplexity by position. " + caption, (6.4, 3.8), draw, caption)
 
