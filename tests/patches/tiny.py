@@ -17,7 +17,9 @@ def windowed_model(family: str, seed: int = 0, **options: object) -> PreTrainedM
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12,
         "max_position_embeddings": 1024,
         "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0, "initializer_range": 0.2,
-        "attention_window": {"size": WINDOW, "sinks": SINKS, "positions": "absolute", "global_layers": GLOBAL},
+        "attention_window": {
+            "size": WINDOW, "sinks": SINKS, "positions": "absolute", "global_layers": GLOBAL
+        },
     } | options  # fmt: skip
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(CONFIGS[family](**shape)).eval()
