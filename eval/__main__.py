@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 # lm-eval, transformers and datasets print bars of their own; the command line draws one bar per measure
-# instead. os.environ.setdefault("TQDM_DISABLE", "1")
+# instead.
+os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer

@@ -40,6 +40,7 @@ class Stage:
 
 
 STAGES = (
+    Stage(steps=500, goal=0.9, tokens=96, batch=32, repeats=0.3, dense=0.6, needles=0.1),
     Stage(steps=1500, goal=0.9, tokens=128, batch=32, repeats=0.5, dense=0.5, needles=0.0),
     Stage(steps=400, goal=0.9, tokens=256, batch=16, repeats=0.2, dense=0.3, needles=0.4),
     Stage(steps=500, goal=None, tokens=512, batch=10, repeats=0.05, dense=0.05, needles=0.5),

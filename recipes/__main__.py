@@ -1,0 +1,106 @@
+"""``python -m recipes list | check FILE... | run FILE``."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+# Libraries draw bars of their own; the command line draws one per stage instead.
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recipes.errors import Interrupted, RecipeError
+from recipes.loading import SHIPPED, load_recipe, shipped_recipes
+
+INTERRUPTED = 130
+LOG_WIDTH = 140
+"""Columns of tables in a log or a pipe."""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Convert a checkpoint, measure it, uptrain it with its source as teacher, and measure again.",
+)
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with Headroom."""
+    table = Table("recipe", "workload", "source", "what it does")
+    for path in shipped_recipes():
+        recipe = load_recipe(path)
+        source = Path(recipe.source)
+        shown = source.relative_to(SHIPPED.parent) if source.is_relative_to(SHIPPED.parent) else recipe.source
+        table.add_row(str(path.relative_to(SHIPPED.parent)), recipe.workload, str(shown), recipe.description)
+    _console().print(table)
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipes.", show_default=False)],
+) -> None:
+    """Check recipes without running them: every key, every range, and every conversion of a local source."""
+    from recipes.checking import check_recipe
+
+    console = _console()
+    for file in files:
+        lines = check_recipe(load_recipe(file))
+        console.print(f"{file}: ok", highlight=False, markup=False)
+        for line in lines:
+            console.print(f"  {line}", highlight=False, markup=False)
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recipe.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the run.", show_default="runs/NAME of the recipe")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="a.b=c", help="Change a key, such as uptrain.steps=50. Repeatable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
+) -> None:
+    """Run a recipe. Ends with a table and the path of the report.
+
+    Example: `python -m recipes run recipes/tiny/demo.yaml --set uptrain.steps=50 --output runs/short`
+    """
+    recipe = load_recipe(file, changes or [])
+    folder = output or Path("runs") / recipe.name
+    console = _console()
+    # torch and transformers take seconds to import: a mistyped command should not wait for them.
+    from eval.report.terminal import print_summary
+    from recipes.pipeline import run_recipe
+
+    results = run_recipe(recipe, folder, resume, console, "python -m recipes " + shlex.join(sys.argv[1:]))
+    print_summary(results, console)
+    console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2."""
+    try:
+        app(prog_name="python -m recipes")
+    except RecipeError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+    except (KeyboardInterrupt, Interrupted) as stop:
+        said = f"{stop}; " if str(stop) else "stopped; "
+        typer.echo(f"{said}the same command with --resume goes on from there", err=True)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What can be known about a recipe before it runs."""
+
+from pathlib import Path
+
+from convert import ConvertError, Result, convert
+from convert.quantities import format_value
+from eval.errors import EvalError
+from eval.text import read_text
+from recipes.errors import RecipeError
+from recipes.loading import is_local
+from recipes.pipeline import conversion_request
+from recipes.schema import FileData, Recipe
+
+
+def check_recipe(recipe: Recipe) -> list[str]:
+    """Check everything that needs no training and no download.
+
+    Args:
+        recipe: A recipe whose keys and ranges are checked.
+
+    Returns:
+        Lines that say what the recipe will do and what could not be checked.
+
+    Raises:
+        RecipeError: a conversion that is not possible, or a text that is not there.
+    """
+    lines = []
+    conversions = {"converted": recipe.convert, **recipe.ablations}
+    if is_local(recipe.source):
+        lines += [f"{name}: {_plan(recipe, name)}" for name in conversions]
+    else:
+        lines.append(f"source {recipe.source}: on the hub, its heads and layers are checked when it is here")
+    try:
+        text = read_text(recipe.eval.text, recipe.eval.text_start)
+    except EvalError as error:
+        raise RecipeError(f"eval: {error}") from None
+    lines.append(f"eval: {', '.join(recipe.eval.sections())} on {text.origin}")
+    if recipe.uptrain is not None:
+        part = recipe.uptrain
+        if isinstance(part.data, FileData) and not Path(part.data.file).is_file():
+            raise RecipeError(f"uptrain: training text {part.data.file} does not exist")
+        tokens = part.steps * part.batch_size * part.accumulate * part.length
+        lines.append(f"uptrain: {part.steps} steps, {tokens:,} tokens per device from {part.data.kind} data")
+    return lines
+
+
+def _plan(recipe: Recipe, name: str) -> str:
+    part = {"converted": recipe.convert, **recipe.ablations}[name]
+    # Nothing is written by a dry run; the name only has to be free.
+    nowhere = Path(f"{name}.unwritten")
+    try:
+        result: Result = convert(conversion_request(part, recipe.source, nowhere, dry_run=True))
+    except ConvertError as error:
+        raise RecipeError(f"{name}: {error}") from None
+    cache = result.rows[-1]
+    before, after = (format_value(value, cache.unit) for value in (cache.before, cache.after))
+    return f"{result.tier}, {cache.label} {before} -> {after}"

@@ -1,0 +1,92 @@
+"""Reading a recipe: YAML, ``--set`` changes, and paths relative to the file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval.errors import EvalError
+from eval.strict import parse_strict
+from recipes.errors import RecipeError
+from recipes.schema import DatasetData, FileData, Recipe
+
+SHIPPED = Path(__file__).parent
+
+
+def shipped_recipes() -> list[Path]:
+    """The recipe files that come with Headroom."""
+    return sorted(SHIPPED.rglob("*.yaml"))
+
+
+def load_recipe(file: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        file: A YAML file.
+        changes: ``a.b=value`` pairs, the value as YAML, put in before anything is checked.
+
+    Raises:
+        RecipeError: no such file, YAML that does not parse, an unknown key (the nearest is named), a value
+            out of range, or a change that names no place.
+    """
+    path = Path(file)
+    if not path.is_file():
+        shipped = ", ".join(str(found.relative_to(SHIPPED.parent)) for found in shipped_recipes())
+        raise RecipeError(f"recipe {str(file)!r} does not exist; those shipped: {shipped}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"recipe {path}: expected keys and values, got {type(data).__name__}")
+    for change in changes:
+        _apply(data, change)
+    try:
+        recipe = parse_strict(Recipe, data, where=f"recipe {path}")
+    except EvalError as error:
+        raise RecipeError(str(error)) from None
+    return _resolved(recipe, path.parent)
+
+
+def is_local(source: str) -> bool:
+    """Whether a source names a folder here rather than a hub id."""
+    return Path(source).is_absolute() or Path(source).exists()
+
+
+def _apply(data: dict[str, Any], change: str) -> None:
+    """Put ``a.b=value`` into ``data``."""
+    place, equals, text = change.partition("=")
+    keys = place.split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {change!r} must be a.b=value, for example uptrain.steps=50")
+    for depth, key in enumerate(keys[:-1]):
+        inner = data.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(
+                f"--set {change!r}: {'.'.join(keys[: depth + 1])} is {inner!r}, which has no keys"
+            )
+        data = inner
+    try:
+        data[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {change!r}: the value is not YAML") from None
+
+
+def _resolved(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with every path absolute."""
+    changes: dict[str, Any] = {}
+    beside = (folder / recipe.source).resolve()
+    if recipe.source.startswith((".", "/", "~")) or beside.exists():
+        changes["source"] = str(Path(recipe.source).expanduser() if recipe.source.startswith("~") else beside)
+    if recipe.eval.text is not None:
+        changes["eval"] = recipe.eval.model_copy(update={"text": str((folder / recipe.eval.text).resolve())})
+    if recipe.uptrain is not None:
+        data = recipe.uptrain.data
+        moved: dict[str, str] = {}
+        if isinstance(data, FileData):
+            moved["file"] = str((folder / data.file).resolve())
+        if isinstance(data, DatasetData) and data.data_files is not None:
+            moved["data_files"] = str((folder / data.data_files).resolve())
+        changes["uptrain"] = recipe.uptrain.model_copy(update={"data": data.model_copy(update=moved)})
+    return recipe.model_copy(update=changes)

@@ -1,0 +1,112 @@
+"""Carrying out a recipe: convert, measure, uptrain, measure, report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from convert import ConvertError, Request, convert
+from convert.source import open_source
+from eval.errors import EvalError
+from eval.progress import Reporter
+from eval.results import Results
+from recipes.errors import RecipeError
+from recipes.schema import ConvertPart, Recipe, UptrainPart
+from recipes.stages import Stages, fingerprint
+
+CONVERTED, UPTRAINED = "converted", "uptrained"
+Column = tuple[str, str | Path]
+
+
+def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, command: str) -> Results:
+    """Run every stage of a recipe.
+
+    Args:
+        recipe: A checked recipe.
+        output: Folder of the run.
+        resume: Go on where an earlier run stopped; without it the folder must be new or empty.
+        console: Where progress goes.
+        command: Noted in the report.
+
+    Returns:
+        The final measurements, which are also in ``results.json``, ``report.md`` and ``report.html``.
+
+    Raises:
+        RecipeError: a stage cannot be done, or the folder holds another run.
+        Interrupted: stopped by the user; ``resume`` goes on from there.
+    """
+    if not resume and output.is_dir() and any(output.iterdir()):
+        raise RecipeError(
+            f"{output} is not empty: add --resume to go on with that run, or give another --output"
+        )
+    reporter = Reporter(console)
+    stages = Stages(output, resume, reporter.line)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        source = open_source(recipe.source).folder
+        columns: list[Column] = [("source", source)]
+        for name, part in {CONVERTED: recipe.convert, **recipe.ablations}.items():
+            _convert(recipe.source, fingerprint(source), name, part, output, stages, reporter)
+            columns.append((name, output / name))
+        results = _measure(recipe, columns, output, command, reporter)
+        if recipe.uptrain is not None:
+            _uptrain(recipe.uptrain, source, output, stages, reporter)
+            columns.insert(2, (UPTRAINED, output / UPTRAINED))
+            results = _measure(recipe, columns, output, command, reporter)
+    except (ConvertError, EvalError) as error:
+        raise RecipeError(str(error)) from None
+    except OSError as error:
+        raise RecipeError(f"{error.filename or output}: {error.strerror or error}") from None
+    return results
+
+
+def conversion_request(part: ConvertPart, source: str, destination: Path, **options: Any) -> Request:
+    """The request of one conversion, as ``convert`` takes it."""
+    return Request(source=source, destination=destination, **part.model_dump(), **options)
+
+
+def _convert(
+    source: str,
+    origin: str | None,
+    name: str,
+    part: ConvertPart,
+    output: Path,
+    stages: Stages,
+    reporter: Reporter,
+) -> None:
+    folder = output / name
+
+    def work() -> None:
+        result = convert(conversion_request(part, source, folder, force=folder.exists()))
+        reporter.line(f"convert {name}: {result.tier} ({result.model_type}): {result.reason}")
+
+    stages.do(f"convert-{name}", {"source": origin, "convert": part.model_dump()}, folder, work)
+
+
+def _measure(
+    recipe: Recipe, columns: Sequence[Column], output: Path, command: str, reporter: Reporter
+) -> Results:
+    """Measure the columns; ``eval`` keeps every measurement in the run's folder and makes none twice."""
+    # lm-eval and transformers take seconds to import: a mistake in the conversion should not wait for them.
+    from eval.run import evaluate
+
+    return evaluate(columns, recipe.eval, output, command=command, reporter=reporter)
+
+
+def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, reporter: Reporter) -> None:
+    """Train and merge, as one stage: adapters alone are of no use to the next."""
+    converted, folder = output / CONVERTED, output / UPTRAINED
+
+    def work() -> None:
+        from recipes.uptrain.merging import save_merged
+        from recipes.uptrain.training import train
+
+        reporter.line(
+            f"uptrain: {part.steps} steps of {part.batch_size * part.accumulate} x {part.length} tokens"
+        )
+        model, history = train(part, source, converted, output / "training", stages.resume, reporter)
+        save_merged(model, converted, folder, history)
+
+    inputs = {"converted": fingerprint(converted), "uptrain": part.model_dump(mode="json")}
+    stages.do("uptrain", inputs, folder, work)

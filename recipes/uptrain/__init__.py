@@ -1,0 +1,1 @@
+"""A short training of a converted checkpoint with its source as teacher."""

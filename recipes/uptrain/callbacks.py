@@ -1,0 +1,97 @@
+"""What happens between the steps of a training: lines of progress, and stopping when the user asks."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from eval.progress import Reporter, Tick
+
+
+class ShowProgress(TrainerCallback):
+    """A line of losses, speed and time left for every entry of the log."""
+
+    def __init__(self, reporter: Reporter, tick: Tick, step_tokens: int):
+        """Show progress.
+
+        Args:
+            reporter: Where lines go.
+            tick: Advances the bar.
+            step_tokens: Tokens of one optimizer step.
+        """
+        self.reporter, self.tick, self.step_tokens = reporter, tick, step_tokens
+        self.started, self.first_step = time.monotonic(), 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock, and count what an earlier run has done."""
+        self.started, self.first_step = time.monotonic(), state.global_step
+        self.tick(state.global_step)
+        if state.global_step:
+            self.reporter.line(f"uptrain: resumed after step {state.global_step}")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Advance the bar."""
+        self.tick(1)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Print the losses of the last steps."""
+        logs = kwargs.get("logs") or {}
+        if "kl" not in logs:
+            return
+        per_step_s = (time.monotonic() - self.started) / max(state.global_step - self.first_step, 1)
+        left_s = (state.max_steps - state.global_step) * per_step_s
+        self.reporter.line(
+            f"uptrain: step {state.global_step}/{state.max_steps}  KL {logs['kl']:.4f}  CE {logs['ce']:.4f}  "
+            f"layers {logs['hidden']:.4f}  {self.step_tokens / per_step_s:,.0f} tokens/s  {left_s:.0f} s left"
+        )
+
+
+class _Stop(TrainerCallback):
+    """Saves a checkpoint and stops at the end of the step in which the user asked for it."""
+
+    requested = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.requested:
+            control.should_save = control.should_training_stop = True
+
+
+@contextmanager
+def stop_on_sigint(trainer: Trainer) -> Iterator[_Stop]:
+    """Let the first SIGINT end the training after its step; a second one ends it at once.
+
+    Args:
+        trainer: The training.
+
+    Yields:
+        Whose ``requested`` says whether there was one.
+    """
+    stop = _Stop()
+    trainer.add_callback(stop)
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        stop.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:
+        # Only the main thread may set handlers; elsewhere SIGINT is not ours to catch.
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

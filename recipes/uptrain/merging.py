@@ -1,0 +1,61 @@
+"""Trained adapters into a checkpoint of the same tier as the converted one."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from peft import PeftModel
+from safetensors import safe_open
+
+WEIGHTS = (".safetensors", ".safetensors.index.json")
+
+
+def save_merged(model: PeftModel, converted: Path, destination: Path, history: dict[str, Any]) -> None:
+    """Merge the adapters and write a checkpoint that loads exactly as the converted one does.
+
+    Everything but the weights is the converted checkpoint's own: config, tokenizer and, in the windowed
+    tier, the model code. Tensors keep their names and dtypes.
+
+    Args:
+        model: The trained model.
+        converted: Folder of the checkpoint it was trained from.
+        destination: Folder to write; replaced if a stopped run left one.
+        history: What was done, for the ``uptraining`` key of ``config.json``.
+
+    Raises:
+        KeyError: the merged model lacks a tensor of the converted checkpoint.
+    """
+    partial = destination.with_name(destination.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(
+        converted, partial, ignore=lambda _, names: [name for name in names if name.endswith(WEIGHTS)]
+    )
+    merged = model.merge_and_unload().state_dict()
+    weights = {name: merged[name].to(dtype).contiguous() for name, dtype in _tensors(converted).items()}
+    save_torch_state_dict(weights, partial)
+    _annotate(partial, history)
+    shutil.rmtree(destination, ignore_errors=True)
+    partial.rename(destination)
+
+
+def _tensors(folder: Path) -> dict[str, torch.dtype]:
+    """Names and dtypes of every tensor in a checkpoint."""
+    found: dict[str, torch.dtype] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found |= {name: file.get_slice(name)[:0].dtype for name in file.keys()}  # noqa: SIM118 - not a dict
+    return found
+
+
+def _annotate(folder: Path, history: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["uptraining"] = history
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    card = folder / "README.md"
+    lines = [f"| {name} | {json.dumps(value)} |" for name, value in history.items()]
+    table = "\n".join(["| | |", "|---|---|", *lines])
+    card.write_text(card.read_text(encoding="utf-8") + f"\n## Uptraining\n\n{table}\n", encoding="utf-8")
