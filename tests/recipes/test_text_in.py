@@ -1,0 +1,88 @@
+"""Text on its way into training: every kind of source, and documents packed into rows."""
+
+import json
+
+import pytest
+from pydantic import TypeAdapter
+from transformers import AutoTokenizer
+
+from recipes.errors import RecipeError
+from recipes.loading import SHIPPED
+from recipes.schema import Data
+from recipes.uptrain.packing import IGNORED, PackedRows
+from recipes.uptrain.sources import read_documents
+
+TOKENIZER = AutoTokenizer.from_pretrained(SHIPPED / "tiny" / "checkpoint")
+
+
+def read(**data):
+    return list(read_documents(TypeAdapter(Data).validate_python(data), TOKENIZER))
+
+
+def test_a_text_file_is_parted_at_blank_lines(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\none\nstill one\n\n\ntwo\n")
+    assert read(kind="file", file=str(path)) == ["one\nstill one", "two"]
+
+
+def test_a_jsonl_file_and_a_dataset_of_it_are_the_same(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"story": text}) + "\n" for text in ("one", "two")))
+    assert read(kind="file", file=str(path), column="story") == ["one", "two"]
+    options = {"kind": "dataset", "dataset": "json", "data_files": str(path), "column": "story"}
+    assert read(**options) == read(**options, streaming=True) == ["one", "two"]
+
+
+def test_tiny_documents_hold_their_answers():
+    texts = read(kind="tiny", documents=6, tokens=200, needle_share=1.0, needles=2, seed=5)
+    assert len(texts) == 6
+    for text in texts:
+        assert text.count("what is the special magic number") == 2
+        assert len(TOKENIZER(text)["input_ids"]) <= 200
+
+
+@pytest.mark.parametrize(
+    "name,content,said",
+    [
+        ("a.jsonl", '{"text": "x"}\nnot json\n', "line 2: not JSON"),
+        ("a.jsonl", '{"story": "x"}\n', "no text column 'text'; it has story"),
+        ("missing.txt", None, "cannot be read"),
+    ],
+)
+def test_text_that_cannot_be_read_is_one_clear_line(tmp_path, name, content, said):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(RecipeError, match=said) as caught:
+        read(kind="file", file=str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_that_is_not_there_is_one_clear_line(tmp_path):
+    with pytest.raises(RecipeError, match="data set 'json' cannot be read"):
+        read(kind="dataset", dataset="json", data_files=str(tmp_path / "none.jsonl"))
+
+
+def rows_of(texts, length):
+    return list(PackedRows(lambda: texts, TOKENIZER, length))
+
+
+def test_rows_begin_with_bos_keep_documents_whole_and_lose_no_token():
+    texts = ["one day tom went to the park."] * 7
+    size = len(TOKENIZER(texts[0], add_special_tokens=False)["input_ids"]) + 1
+    rows = rows_of(texts, 1 + 2 * size + 3)
+    assert len(rows) == 4
+    counted = [row["labels"][row["labels"] != IGNORED].tolist() for row in rows]
+    assert all(tokens[0] == TOKENIZER.bos_token_id for tokens in counted)
+    assert [len(tokens) for tokens in counted] == [1 + 2 * size] * 3 + [1 + size]
+    for row in rows:
+        assert row["attention_mask"].sum() == (row["labels"] != IGNORED).sum()
+        assert set(row["attention_mask"].diff().tolist()) <= {0, -1}
+
+
+def test_a_document_longer_than_a_row_goes_on_in_the_next():
+    text = " ".join(["tom saw a red bird."] * 40)
+    tokens = TOKENIZER(text, add_special_tokens=False)["input_ids"] + [TOKENIZER.eos_token_id]
+    rows = rows_of([text], 50)
+    joined = [token for row in rows for token in row["labels"][row["labels"] != IGNORED].tolist()[1:]]
+    assert joined == tokens
