@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -86,6 +87,8 @@ def run(
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
+    # Advice from one library to another, which the reader of a run can do nothing about.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         app(prog_name="python -m recipes")
     except RecipeError as error:

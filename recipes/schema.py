@@ -116,9 +116,8 @@ class UptrainPart(Part):
         weight_decay: AdamW's.
         kl_weight: Weight of the KL divergence from the teacher to the student, per token.
         ce_weight: Weight of the usual next-token loss.
-        hidden_weight: Weight of the distance between the layers' outputs and the teacher's, each layer
-        relative to
-            the size of the teacher's. Gives every layer its own target, so that little text goes far.
+        attention_weight: Weight of the distance between every attention's output and the teacher's, relative
+            to the size of the teacher's. Gives each layer its own target, so that little text goes far.
         lora: What is trained.
         gradient_checkpointing: Less memory, more time.
         bf16: Mixed precision in bfloat16.
@@ -137,7 +136,7 @@ class UptrainPart(Part):
     weight_decay: NonNegativeFloat = 0.0
     kl_weight: NonNegativeFloat = 1.0
     ce_weight: NonNegativeFloat = 0.0
-    hidden_weight: NonNegativeFloat = 0.0
+    attention_weight: NonNegativeFloat = 0.0
     lora: LoraPart = LoraPart()
     gradient_checkpointing: bool = False
     bf16: bool = False
@@ -147,8 +146,8 @@ class UptrainPart(Part):
 
     @model_validator(mode="after")
     def _some_loss(self) -> "UptrainPart":
-        if not (self.kl_weight or self.ce_weight or self.hidden_weight):
-            raise ValueError("kl_weight, ce_weight and hidden_weight are all 0: nothing to learn from")
+        if not (self.kl_weight or self.ce_weight or self.attention_weight):
+            raise ValueError("kl_weight, ce_weight and attention_weight are all 0: nothing to learn from")
         return self
 
 

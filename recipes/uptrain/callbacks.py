@@ -52,7 +52,8 @@ class ShowProgress(TrainerCallback):
         left_s = (state.max_steps - state.global_step) * per_step_s
         self.reporter.line(
             f"uptrain: step {state.global_step}/{state.max_steps}  KL {logs['kl']:.4f}  CE {logs['ce']:.4f}  "
-            f"layers {logs['hidden']:.4f}  {self.step_tokens / per_step_s:,.0f} tokens/s  {left_s:.0f} s left"
+            f"attention {logs['attention']:.4f}  {self.step_tokens / per_step_s:,.0f} tokens/s  "
+            f"{left_s:.0f} s left"
         )
 
 

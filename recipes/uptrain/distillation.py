@@ -1,9 +1,10 @@
-"""The losses: divergence from the teacher's predictions, distance from its layers, and the usual one."""
+"""The losses: divergence from the teacher's predictions, distance from its attention, and the usual one."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.utils.checkpoint import checkpoint
 
@@ -50,23 +51,47 @@ def _sums(student: Tensor, teacher: Tensor | None, targets: Tensor) -> tuple[Ten
     return kl_div(scores, log_softmax(teacher.float(), dim=-1), reduction="sum", log_target=True), ce
 
 
-def hidden_distance(student: Sequence[Tensor], teacher: Sequence[Tensor], counted: Tensor) -> Tensor:
-    """How far the layers' outputs are from the teacher's, relative to their size; a mean over layers.
+def attention_distance(student: Sequence[Tensor], teacher: Sequence[Tensor], counted: Tensor) -> Tensor:
+    """How far the outputs of attention are from the teacher's, relative to their size; a mean over layers.
 
     Args:
-        student: ``[B, T, E]`` for the embeddings and then every layer.
+        student: ``[B, T, E]`` for every layer.
         teacher: The same of the teacher.
         counted: ``[B, T]``, true where there is a token.
 
     Returns:
         A scalar, float32: 0 when they are the same, 1 when the student's are zero.
 
-    Source: layer matching as in TinyBERT, arXiv 1909.10351, section 3.1, without a projection: the sizes are
+    Source: layer matching as in TinyBERT, arXiv 1909.10351, section 3.1; no projection, for the sizes are
     equal.
     """
     mask = counted.bool().unsqueeze(-1)
     distances = []
-    for ours, theirs in zip(student[1:], teacher[1:], strict=True):
+    for ours, theirs in zip(student, teacher, strict=True):
         wanted = theirs.float() * mask
         distances.append(((ours.float() - theirs.float()) * mask).square().sum() / wanted.square().sum())
     return torch.stack(distances).mean()
+
+
+class AttentionOutputs:
+    """Collects what every attention module of a model gives out, layer by layer, pass after pass."""
+
+    def __init__(self, model: nn.Module):
+        """Watch a model.
+
+        Args:
+            model: Its attention modules are called ``self_attn``, as in every family that Headroom converts.
+        """
+        self._held: dict[str, Tensor] = {}
+        for name, module in model.named_modules():
+            if name.endswith(".self_attn"):
+                module.register_forward_hook(partial(self._hold, name))
+
+    def take(self) -> list[Tensor]:
+        """``[B, T, E]`` of every layer in the last pass; forgets them."""
+        held, self._held = list(self._held.values()), {}
+        return held
+
+    def _hold(self, name: str, _module: nn.Module, _args: object, output: tuple[Tensor, object]) -> None:
+        # Under gradient checkpointing a layer runs again in the backward pass, when nobody asks any more.
+        self._held[name] = output[0]

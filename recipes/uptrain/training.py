@@ -22,11 +22,11 @@ from eval.progress import Reporter
 from recipes.errors import Interrupted, RecipeError
 from recipes.schema import LoraPart, UptrainPart
 from recipes.uptrain.callbacks import ShowProgress, stop_on_sigint
-from recipes.uptrain.distillation import distillation_losses, hidden_distance
+from recipes.uptrain.distillation import AttentionOutputs, attention_distance, distillation_losses
 from recipes.uptrain.packing import PackedRows
 from recipes.uptrain.sources import read_documents
 
-LOSSES = ("kl", "ce", "hidden")
+LOSSES = ("kl", "ce", "attention")
 
 
 def train(
@@ -105,6 +105,9 @@ class DistillationTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.part = part
         self.teacher = None if teacher is None else cast(Any, teacher).to(self.args.device)
+        self.watched: tuple[AttentionOutputs, AttentionOutputs] | None = None
+        if part.attention_weight and teacher is not None:
+            self.watched = AttentionOutputs(cast(Any, self.model)), AttentionOutputs(teacher)
         # Ours is a mean over the tokens of a pass, so the Trainer must average over the passes of a step.
         self.model_accepts_loss_kwargs = False
         self._sums = dict.fromkeys(LOSSES, 0.0)
@@ -120,20 +123,19 @@ class DistillationTrainer(Trainer):
         """The mixed loss of one pass, a mean over its tokens."""
         part = self.part
         seen = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        options = {"use_cache": False, "output_hidden_states": part.hidden_weight > 0}
-        outputs, reference = model(**seen, **options), None
+        outputs, reference = model(**seen, use_cache=False), None
         if self.teacher is not None:
             with torch.no_grad():
-                reference = self.teacher(**seen, **options)
-        teacher_logits = reference.logits if reference is not None and part.kl_weight else None
-        kl, ce = distillation_losses(outputs.logits, teacher_logits, inputs["labels"])
-        hidden = kl.new_zeros(())
-        if reference is not None and part.hidden_weight:
-            hidden = hidden_distance(outputs.hidden_states, reference.hidden_states, seen["attention_mask"])
-        for name, value in zip(LOSSES, (kl, ce, hidden), strict=True):
+                reference = self.teacher(**seen, use_cache=False).logits
+        kl, ce = distillation_losses(outputs.logits, reference if part.kl_weight else None, inputs["labels"])
+        attention = kl.new_zeros(())
+        if self.watched is not None:
+            ours, theirs = (watch.take() for watch in self.watched)
+            attention = attention_distance(ours, theirs, seen["attention_mask"])
+        for name, value in zip(LOSSES, (kl, ce, attention), strict=True):
             self._sums[name] += value.item()
         self._passes += 1
-        loss = part.kl_weight * kl + part.ce_weight * ce + part.hidden_weight * hidden
+        loss = part.kl_weight * kl + part.ce_weight * ce + part.attention_weight * attention
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -163,11 +165,12 @@ def _arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         report_to=[],
         remove_unused_columns=False,
         disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 
 def _load_teacher(part: UptrainPart, teacher: Path, student: PeftModel) -> PreTrainedModel | None:
-    if not (part.kl_weight or part.hidden_weight):
+    if not (part.kl_weight or part.attention_weight):
         return None
     model = AutoModelForCausalLM.from_pretrained(teacher).eval().requires_grad_(False)
     ours, theirs = cast(Any, student.get_base_model()).config.vocab_size, model.config.vocab_size

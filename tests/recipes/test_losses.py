@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from recipes.uptrain import distillation
-from recipes.uptrain.distillation import distillation_losses, hidden_distance
+from recipes.uptrain.distillation import AttentionOutputs, attention_distance, distillation_losses
 from recipes.uptrain.packing import IGNORED
 
 
@@ -48,15 +49,34 @@ def test_a_teacher_teaches_itself_nothing():
     assert kl.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_hidden_distance_is_relative_and_ignores_padding_and_embeddings():
-    layers = [torch.randn(2, 5, 4) for _ in range(3)]
+def test_attention_distance_is_relative_and_ignores_padding():
+    layers = [torch.randn(2, 5, 4) for _ in range(2)]
     counted = torch.ones(2, 5)
     counted[1, 3:] = 0
     noise = [layer.clone() for layer in layers]
-    noise[0] += 9
-    for layer in noise[1:]:
+    for layer in noise:
         layer[1, 3:] += 7
-    assert hidden_distance(noise, layers, counted).item() == 0
-    assert hidden_distance([0 * layer for layer in layers], layers, counted).item() == pytest.approx(1)
-    halved = [layers[0], layers[1] / 2, layers[2]]
-    assert hidden_distance(halved, layers, counted).item() == pytest.approx(0.125)
+    assert attention_distance(noise, layers, counted).item() == 0
+    assert attention_distance([0 * layer for layer in layers], layers, counted).item() == pytest.approx(1)
+    assert attention_distance([layers[0] / 2, layers[1]], layers, counted).item() == pytest.approx(0.125)
+
+
+def test_attention_outputs_are_those_that_the_residual_receives():
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config).eval()
+    watch = AttentionOutputs(model)
+    tokens = torch.arange(6)[None]
+    model(tokens)
+    first, second = watch.take()
+    assert first.shape == second.shape == (1, 6, 16) and not torch.equal(first, second)
+    torch.testing.assert_close(
+        first,
+        model.model.layers[0].self_attn(
+            model.model.layers[0].input_layernorm(model.model.embed_tokens(tokens)),
+            position_embeddings=model.model.rotary_emb(first, torch.arange(6)[None]),
+        )[0],
+    )
+    watch.take()
+    assert watch.take() == []

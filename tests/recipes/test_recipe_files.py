@@ -42,7 +42,7 @@ def write(tmp_path: Path, **changes) -> Path:
         ({"uptrian": {}}, "did you mean 'uptrain'"),
         ({"convert__kv_head": 2}, "did you mean 'kv_heads'"),
         ({"uptrain__steps": 0}, "uptrain.steps: got 0"),
-        ({"uptrain__kl_weight": 0, "uptrain__hidden_weight": 0}, "nothing to learn from"),
+        ({"uptrain__kl_weight": 0, "uptrain__attention_weight": 0}, "nothing to learn from"),
         ({"uptrain__data": {"kind": "web"}}, "uptrain.data"),
         ({"uptrain__lora__full": ["q_proj"], "uptrain__lora__targets": ["q_proj"]}, "both a target of LoRA"),
         ({"ablations": {"source": {"kv_heads": 2}}}, "cannot be called 'source'"),
