@@ -1,0 +1,1 @@
+"""Convert -> measure -> uptrain -> measure: the only room that knows the others."""

@@ -99,6 +99,10 @@ def memory_picture(results: Results) -> Picture | None:
     )
 
 
+LOG_FROM = 10
+"""Ratio of the largest to the smallest perplexity from which the axis is logarithmic."""
+
+
 def perplexity_picture(results: Results) -> Picture | None:
     """Perplexity by position in the context."""
     details = {
@@ -124,6 +128,10 @@ def perplexity_picture(results: Results) -> Picture | None:
                 elinewidth=0.8,
             )
         axes.set(xlabel="position in the context", ylabel="perplexity")
+        values = [p["value"] for detail in details.values() for p in detail["curve"]]
+        if max(values) > LOG_FROM * min(values):
+            # One ruined model would press all others into a line at the bottom.
+            axes.set_yscale("log")
         _legend(axes, ink)
 
     caption = (

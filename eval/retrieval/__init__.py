@@ -1,0 +1,1 @@
+"""Documents with a needle: the words, and documents of an exact length."""

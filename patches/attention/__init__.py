@@ -1,0 +1,1 @@
+"""Window + sink attention: one rule (``mask``), and a backend per way to compute it."""

@@ -1,0 +1,1 @@
+"""The windowed classes of every family, one file each."""

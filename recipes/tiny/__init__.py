@@ -1,0 +1,1 @@
+"""A trained checkpoint of a million parameters, how it was made, and the demo on it."""
