@@ -1,5 +1,6 @@
 """Carrying out a recipe: convert, measure, uptrain, measure, report."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, com
         RecipeError: a stage cannot be done, or the folder holds another run.
         Interrupted: stopped by the user; ``resume`` goes on from there.
     """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise RecipeError(
+            f"a recipe runs in one process so far, not in {processes} (WORLD_SIZE); start it by python"
+        )
     if not resume and output.is_dir() and any(output.iterdir()):
         raise RecipeError(
             f"{output} is not empty: add --resume to go on with that run, or give another --output"

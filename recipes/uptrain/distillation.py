@@ -82,16 +82,18 @@ class AttentionOutputs:
         Args:
             model: Its attention modules are called ``self_attn``, as in every family that Headroom converts.
         """
+        watched = {name: module for name, module in model.named_modules() if name.endswith(".self_attn")}
+        self._names = list(watched)
         self._held: dict[str, Tensor] = {}
-        for name, module in model.named_modules():
-            if name.endswith(".self_attn"):
-                module.register_forward_hook(partial(self._hold, name))
+        for name, module in watched.items():
+            module.register_forward_hook(partial(self._hold, name))
 
     def take(self) -> list[Tensor]:
         """``[B, T, E]`` of every layer in the last pass; forgets them."""
-        held, self._held = list(self._held.values()), {}
-        return held
+        held, self._held = self._held, {}
+        return [held[name] for name in self._names]
 
     def _hold(self, name: str, _module: nn.Module, _args: object, output: tuple[Tensor, object]) -> None:
-        # Under gradient checkpointing a layer runs again in the backward pass, when nobody asks any more.
+        # Under gradient checkpointing layers run again in the backward pass, the last one first: what that
+        # leaves here is overwritten by the next pass, and the order is that of the names.
         self._held[name] = output[0]

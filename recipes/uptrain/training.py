@@ -182,15 +182,11 @@ def _load_teacher(part: UptrainPart, teacher: Path, student: PeftModel) -> PreTr
 
 def _history(part: UptrainPart, teacher: Path, trainer: "DistillationTrainer") -> dict[str, Any]:
     logged = [entry for entry in trainer.state.log_history if "kl" in entry]
-    losses = {
-        f"{name}_{when}": logged[at][name]
-        for name in ("kl", "ce")
-        for when, at in (("first", 0), ("last", -1))
-    }
+    ends = {"first": logged[0], "last": logged[-1]} if logged else {}
     return {
         "teacher": teacher.name,
         "steps": trainer.state.global_step,
         "tokens": trainer.state.global_step * part.batch_size * part.accumulate * part.length,
-        **(losses if logged else {}),
+        **{f"{name}_{when}": entry[name] for name in LOSSES for when, entry in ends.items()},
         "recipe": part.model_dump(mode="json"),
     }

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from recipes.checking import check_recipe
 from recipes.errors import RecipeError
 from recipes.loading import SHIPPED, load_recipe, shipped_recipes
+from recipes.pipeline import run_recipe
 from recipes.stages import Stages, fingerprint
 
 DEMO = SHIPPED / "tiny" / "demo.yaml"
@@ -42,7 +44,10 @@ def write(tmp_path: Path, **changes) -> Path:
         ({"uptrian": {}}, "did you mean 'uptrain'"),
         ({"convert__kv_head": 2}, "did you mean 'kv_heads'"),
         ({"uptrain__steps": 0}, "uptrain.steps: got 0"),
-        ({"uptrain__kl_weight": 0, "uptrain__attention_weight": 0}, "nothing to learn from"),
+        (
+            {"uptrain__kl_weight": 0, "uptrain__ce_weight": 0, "uptrain__attention_weight": 0},
+            "nothing to learn from",
+        ),
         ({"uptrain__data": {"kind": "web"}}, "uptrain.data"),
         ({"uptrain__lora__full": ["q_proj"], "uptrain__lora__targets": ["q_proj"]}, "both a target of LoRA"),
         ({"ablations": {"source": {"kv_heads": 2}}}, "cannot be called 'source'"),
@@ -96,6 +101,13 @@ def test_the_command_line_answers_a_mistake_with_one_line_and_2(arguments, said)
     )
     assert run.returncode == 2
     assert said in run.stderr and len(run.stderr.strip().splitlines()) == 1
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(RecipeError, match="in one process so far, not in 8"):
+        run_recipe(load_recipe(DEMO), tmp_path, False, Console(quiet=True), "")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_is_never_mixed_with_another(tmp_path):
