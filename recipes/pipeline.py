@@ -40,7 +40,7 @@ def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, com
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1":
         raise RecipeError(
-            f"a recipe runs in one process so far, not in {processes} (WORLD_SIZE); start it by python"
+            f"a recipe runs in one process so far, not in {processes} (WORLD_SIZE)"
         )
     if not resume and output.is_dir() and any(output.iterdir()):
         raise RecipeError(

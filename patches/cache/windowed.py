@@ -43,8 +43,13 @@ class WindowedCache(Cache):
         return super().update(key_states, value_states, layer_idx, starts=self.starts)
 
     def reset(self) -> None:
-        """Forget everything."""
-        super().reset()
+        """Forget everything; window layers keep their memory."""
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, WindowLayer):
+                layer.reset()
+            else:
+                # transformers 5.17 only zeroes a growing layer on reset, which leaves its tokens in place.
+                self.layers[index] = self._layer(index)
         self.starts = None
 
     def reorder_cache(self, beam_idx: Any) -> None:
@@ -68,7 +73,9 @@ class WindowedCache(Cache):
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens of every layer, or of none if one layer cannot; see ``WindowLayer.crop``."""
         length = self.get_seq_length()
-        removed = -tokens_to_remove if tokens_to_remove <= 0 else max(length - tokens_to_remove, 0)
+        kept = tokens_to_remove if tokens_to_remove > 0 else length + tokens_to_remove
+        # Never more than there is: transformers 5.17 cannot crop a growing layer that holds nothing yet.
+        removed = length - min(max(kept, 0), length)
         # Window layers come first because only they can refuse.
         for layer in sorted(self.layers, key=lambda layer: not isinstance(layer, WindowLayer)):
             layer.crop(-removed)  # type: ignore[union-attr]

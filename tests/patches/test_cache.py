@@ -67,6 +67,19 @@ def test_crop_after_the_ring_wrapped_is_refused_and_changes_nothing():
     assert {layer.get_seq_length() for layer in cache.layers} == {WINDOW + SINKS + 1}
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_crop_of_an_empty_cache_does_nothing(reset):
+    model = windowed_model("llama")
+    cache, tokens = patches.WindowedCache(model.config), torch.randint(3, 90, (1, 30))
+    if reset:
+        cache, tokens = fill(model, 30)
+        cache.reset()
+    cache.crop(-5)
+    torch.testing.assert_close(
+        continuation(model, cache, tokens), continuation(model, patches.WindowedCache(model.config), tokens)
+    )
+
+
 @pytest.mark.parametrize("change", ["repeat", "select", "reorder"])
 def test_batch_operations_move_whole_rows(change):
     model = windowed_model("llama")
