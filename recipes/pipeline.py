@@ -39,9 +39,7 @@ def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, com
     """
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1":
-        raise RecipeError(
-            f"a recipe runs in one process so far, not in {processes} (WORLD_SIZE)"
-        )
+        raise RecipeError(f"a recipe runs in one process so far, not in {processes} (WORLD_SIZE)")
     if not resume and output.is_dir() and any(output.iterdir()):
         raise RecipeError(
             f"{output} is not empty: add --resume to go on with that run, or give another --output"
