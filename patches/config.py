@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from patches.attention.backends import AUTO
 from patches.policy import WindowPolicy
 
 REMOTE_PACKAGE = "transformers_modules"
@@ -18,6 +19,7 @@ class WindowedConfigMixin:
     """
 
     attention_window: Any
+    _attn_implementation: Any
     num_hidden_layers: Any
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -26,6 +28,9 @@ class WindowedConfigMixin:
         if "layer_types" in type(self).__dataclass_fields__:  # type: ignore[attr-defined]
             setattr(self, "layer_types", None)  # noqa: B010 - a field of some families only
         super().__post_init__(**kwargs)  # type: ignore[misc]
+        if self._attn_implementation is None:
+            # A dense class that is given this config then meets our attention, which refuses to serve it.
+            self._attn_implementation = AUTO
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON; a model loaded by ``import patches`` has no code files to save, so it names none."""

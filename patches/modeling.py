@@ -13,6 +13,9 @@ from patches.cache.windowed import WindowedCache
 from patches.policy import PolicyError, WindowPolicy
 from patches.rows import check_cache, next_step
 
+# Here, because every windowed class imports this module, also in a folder that carries only some of them.
+backends.register()
+
 ROLLBACK_MODES = (GenerationMode.ASSISTED_GENERATION,)
 
 
@@ -85,9 +88,16 @@ class WindowedModelMixin(WindowedMixin):
             )
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training  # type: ignore[attr-defined]
+        if self._recomputes():
+            if past_key_values is not None and past_key_values.get_seq_length():
+                raise PolicyError(
+                    "gradient checkpointing runs layers twice and cannot go on from a cache; drop one"
+                )
+            use_cache, past_key_values = False, None
         if past_key_values is None and use_cache:
             past_key_values = WindowedCache(self.config)
-        step = next_step(policy, attention_mask, position_ids, past_key_values, kwargs)
+        tokens = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]  # type: ignore[union-attr]
+        step = next_step(policy, tokens, attention_mask, position_ids, past_key_values, kwargs)
         return super().forward(  # type: ignore[misc]
             input_ids=input_ids,
             position_ids=position_ids,
@@ -97,6 +107,10 @@ class WindowedModelMixin(WindowedMixin):
             window_step=step,
             **kwargs,
         )
+
+    def _recomputes(self) -> bool:
+        layers = self.layers  # type: ignore[attr-defined]
+        return self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in layers)  # type: ignore[attr-defined]
 
 
 class WindowedForCausalLMMixin(WindowedMixin):

@@ -1,6 +1,5 @@
 """Every windowed class in one module, for a checkpoint's ``auto_map`` and for ``import patches``."""
 
-from patches.attention.backends import register as register_backends
 from patches.families.llama import WindowedLlamaConfig, WindowedLlamaForCausalLM, WindowedLlamaModel
 from patches.families.mistral import WindowedMistralConfig, WindowedMistralForCausalLM, WindowedMistralModel
 from patches.families.qwen2 import WindowedQwen2Config, WindowedQwen2ForCausalLM, WindowedQwen2Model
@@ -12,5 +11,3 @@ FAMILIES = (
     (WindowedQwen2Config, WindowedQwen2Model, WindowedQwen2ForCausalLM),
     (WindowedQwen3Config, WindowedQwen3Model, WindowedQwen3ForCausalLM),
 )
-
-register_backends()

@@ -27,35 +27,60 @@ def check_cache(cache: object) -> WindowedCache:
 
 def next_step(
     policy: WindowPolicy,
+    tokens: int,
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     cache: Cache | None,
     others: dict[str, Any],
 ) -> Step:
-    """Where the rows begin and how far they have come; tells the cache."""
+    """Where the rows begin and how far they have come; tells the cache.
+
+    Args:
+        policy: Of the model.
+        tokens: ``T``, new tokens of every row.
+        attention_mask: ``[B, past + T]`` or None.
+        position_ids: ``[1 or B, T]`` or None.
+        cache: What was seen before, or None.
+        others: The other arguments of the pass.
+
+    Raises:
+        PolicyError: the inputs ask for what a window cannot give.
+    """
     if others.get("cu_seq_lens_q") is not None:
         raise PolicyError(
             "several documents in one row (cu_seq_lens) cannot be windowed; give each its own row"
         )
     windowed = None if cache is None else check_cache(cache)
     past = 0 if windowed is None else windowed.get_seq_length()
-    if windowed is not None and past and (attention_mask is None or attention_mask.shape[-1] - past == 1):
+    if attention_mask is not None:
+        _check_shape(attention_mask, past, tokens)
+    # Once every row has begun, one more token cannot change where they did: a decode step reads nothing.
+    known = windowed is not None and windowed.begun and tokens == 1
+    if windowed is not None and past and (attention_mask is None or known):
         return Step(past, windowed.starts, policy)
-    starts = None if attention_mask is None else _row_starts(attention_mask, past, windowed is not None)
+    starts = None if attention_mask is None else _row_starts(attention_mask, windowed is not None)
     if windowed is not None:
-        windowed.starts = starts
-    elif position_ids is not None:
+        windowed.begin(starts, past + tokens)
+    if position_ids is not None and past == 0:
         _check_one_document(position_ids, starts)
     return Step(past, starts, policy)
 
 
-def _row_starts(attention_mask: Tensor, past: int, cached: bool) -> Tensor | None:
-    """``[B]``, how many columns of padding precede each row; None when none does."""
+def _check_shape(attention_mask: Tensor, past: int, tokens: int) -> None:
     if attention_mask.ndim != 2:
         raise PolicyError(
             f"attention_mask has {attention_mask.ndim} dimensions; a windowed model makes its own mask and "
             "takes only padding, as [batch, tokens]"
         )
+    if attention_mask.shape[1] != past + tokens:
+        raise PolicyError(
+            f"attention_mask covers {attention_mask.shape[1]} tokens; it must cover the {past} cached and "
+            f"the {tokens} new ones"
+        )
+
+
+def _row_starts(attention_mask: Tensor, cached: bool) -> Tensor | None:
+    """``[B]``, how many columns of padding precede each row; None when none does."""
     real = attention_mask.bool()
     if bool(real.all()):
         return None

@@ -80,7 +80,11 @@ def run(
     from eval.report.terminal import print_summary
     from recipes.pipeline import run_recipe
 
-    results = run_recipe(recipe, folder, resume, console, "python -m recipes " + shlex.join(sys.argv[1:]))
+    try:
+        results = run_recipe(recipe, folder, resume, console, "python -m recipes " + shlex.join(sys.argv[1:]))
+    except KeyboardInterrupt:
+        # typer would end the program without a word.
+        raise Interrupted("stopped") from None
     print_summary(results, console)
     console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
@@ -94,9 +98,8 @@ def main() -> None:
     except RecipeError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
-    except (KeyboardInterrupt, Interrupted) as stop:
-        said = f"{stop}; " if str(stop) else "stopped; "
-        typer.echo(f"{said}the same command with --resume goes on from there", err=True)
+    except Interrupted as stop:
+        typer.echo(f"{stop}; the same command with --resume goes on from there", err=True)
         raise SystemExit(INTERRUPTED) from None
 
 

@@ -1,6 +1,7 @@
 """Carrying out a recipe: convert, measure, uptrain, measure, report."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,20 @@ def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, repo
         reporter.line(
             f"uptrain: {part.steps} steps of {part.batch_size * part.accumulate} x {part.length} tokens"
         )
-        model, history = train(part, source, converted, output / "training", stages.resume, reporter)
+        training = output / "training"
+        resume = stages.resume and stages.read("uptrain-begun").get("inputs") == inputs
+        if training.exists() and not resume:
+            reporter.line("uptrain: begun anew, because what it is made from has changed")
+            shutil.rmtree(training)
+        stages.write("uptrain-begun", inputs, training)
+        model, history = train(part, source, converted, training, resume, reporter)
         save_merged(model, converted, folder, history)
 
-    inputs = {"converted": fingerprint(converted), "uptrain": part.model_dump(mode="json")}
+    files = [getattr(part.data, name, None) for name in ("file", "data_files")]
+    inputs = {
+        "teacher": fingerprint(source),
+        "converted": fingerprint(converted),
+        "text": [fingerprint(Path(file)) for file in files if file],
+        "uptrain": part.model_dump(mode="json"),
+    }
     stages.do("uptrain", inputs, folder, work)

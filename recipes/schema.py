@@ -2,9 +2,23 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from eval.suite import Suite
+
+RESERVED = {
+    "source", "converted", "uptrained", "stages", "training", "measurements", "samples",
+    "results.json", "report.md", "report.html",
+}  # fmt: skip
+"""What a run puts into its folder, beside one folder per ablation."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -27,6 +41,11 @@ class ConvertPart(Part):
     global_layers: str = "none"
     dtype: str | None = None
     seed: int = 0
+
+    @field_validator("global_layers", mode="before")
+    @classmethod
+    def _number_is_a_layer(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
 
 
 class FileData(Part):
@@ -123,7 +142,7 @@ class UptrainPart(Part):
         bf16: Mixed precision in bfloat16.
         log_every: Steps between log lines.
         save_every: Steps between checkpoints that ``--resume`` continues from.
-        seed: Of data order and adapters.
+        seed: Of the adapters and of dropout; text is read in its own order.
     """
 
     data: Data
@@ -176,7 +195,7 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _columns_differ(self) -> "Recipe":
-        taken = sorted(set(self.ablations) & {"source", "converted", "uptrained"})
+        taken = sorted(set(self.ablations) & RESERVED)
         if taken:
-            raise ValueError(f"an ablation cannot be called {taken[0]!r}: that column exists")
+            raise ValueError(f"an ablation cannot be called {taken[0]!r}: the run uses that name itself")
         return self

@@ -39,22 +39,33 @@ class Stages:
         Raises:
             RecipeError: the stage cannot be done; the message begins with its name.
         """
-        record = self.folder / f"{name}.json"
         wanted = json.loads(json.dumps(inputs))
-        if self.resume and record.is_file():
-            kept = json.loads(record.read_text(encoding="utf-8"))
-            if kept["inputs"] == wanted and kept["made"] == fingerprint(made):
+        if self.resume:
+            kept = self.read(name)
+            if kept.get("inputs") == wanted and kept.get("made") == fingerprint(made):
                 self.say(f"{name}: unchanged, skipped")
                 return
         try:
             work()
         except (ConvertError, EvalError, RecipeError) as error:
             raise RecipeError(f"{name}: {error}") from None
+        self.write(name, inputs, made)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The record of a stage; empty when there is none or it is damaged, so that the stage runs again."""
+        try:
+            kept = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        except (ValueError, OSError):
+            return {}
+        return kept if isinstance(kept, dict) else {}
+
+    def write(self, name: str, inputs: dict[str, Any], made: Path) -> None:
+        """Write the record of a stage, all at once."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        entry = {"stage": name, "inputs": wanted, "made": fingerprint(made)}
-        partial = record.with_suffix(".partial")
+        entry = {"stage": name, "inputs": inputs, "made": fingerprint(made)}
+        partial = self.folder / f"{name}.partial"
         partial.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
-        partial.replace(record)
+        partial.replace(self.folder / f"{name}.json")
 
 
 def fingerprint(path: Path) -> str | None:

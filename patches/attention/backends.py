@@ -1,7 +1,7 @@
 """The backends by name, how a user's ``attn_implementation`` maps to one, and which serves a call."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -101,7 +101,8 @@ def _attention(chosen: Backend | None) -> Callable[..., tuple[Tensor, Tensor | N
         window_step: Step | None = None,
         **others: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if window_step is None or window_step.policy is None:
+        policy = None if window_step is None else window_step.policy
+        if window_step is None or policy is None:
             raise PolicyError(
                 "windowed attention was called outside a windowed model, which alone knows where the rows "
                 "begin; load the checkpoint with AutoModelForCausalLM after `import patches`"
@@ -109,7 +110,9 @@ def _attention(chosen: Backend | None) -> Callable[..., tuple[Tensor, Tensor | N
         for name in ("softcap", "s_aux"):
             if others.get(name) is not None:
                 raise PolicyError(f"windowed attention has no {name}, which this model asks for")
-        policy, layer = window_step.policy, cast(int, module.layer_idx)
+        if window_step.starts is not None and window_step.starts.device != query.device:
+            window_step = replace(window_step, starts=window_step.starts.to(query.device))
+        layer = cast(int, module.layer_idx)
         frame = Frame(window_step, query.shape[2], policy.window_of(layer), policy.sinks)
         backend = _serving(chosen, query, frame, dropout)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -51,6 +51,8 @@ def _attend_slots(query: Tensor, key: Tensor, value: Tensor, frame: Frame, optio
         filled = torch.as_tensor(
             filled_slots(frame.first + 1, frame.window, frame.sinks), device=query.device
         )
+        # A row that is still padding looks at an empty slot, because a softmax over nothing is NaN.
+        filled = filled.clamp(min=1)
         seen = (torch.arange(key.shape[2], device=query.device) < filled[:, None])[:, None, None]
     return _grouped(query, key, value, seen, options)
 

@@ -140,7 +140,11 @@ class WindowLayer(CacheLayerMixin):
 
     def _slots(self, states: Tensor) -> Tensor:
         batch, heads, _, dim = states.shape
-        return states.new_zeros(batch, self.sinks + self.window, heads, dim)
+        # A cache that was first filled under inference mode must still be writable outside of it.
+        with torch.inference_mode(False):
+            return torch.zeros(
+                batch, self.sinks + self.window, heads, dim, dtype=states.dtype, device=states.device
+            )
 
     def _write_one(self, new: tuple[Tensor, Tensor], frame: Frame) -> None:
         """One token per row, in place, into the slot that its position owns."""
@@ -151,11 +155,12 @@ class WindowLayer(CacheLayerMixin):
                 store[:, slot] = token[:, 0]
             return
         slots = torch.where(
-            position < self.sinks, position, self.sinks + (position - self.sinks) % self.window
+            position < self.sinks, position.clamp(min=0), self.sinks + (position - self.sinks) % self.window
         )
         rows = torch.arange(slots.shape[0], device=slots.device)
+        padding = (position < 0)[:, None, None]
         for store, token in zip(self.stores, new, strict=True):
-            store[rows, slots] = token[:, 0]
+            store[rows, slots] = torch.where(padding, store[rows, slots], token[:, 0])
 
     def _write(self, new: tuple[Tensor, Tensor], frame: Frame) -> None:
         """Many tokens: every slot takes the newest that belongs to it, if that is among the new ones."""

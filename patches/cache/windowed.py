@@ -28,6 +28,7 @@ class WindowedCache(Cache):
         layers: int = config.num_hidden_layers
         self.policy = WindowPolicy.from_config(getattr(config, "attention_window", None), layers)
         self.starts: Tensor | None = None
+        self.begun = True
         super().__init__(layers=[self._layer(index) for index in range(layers)])
 
     @property
@@ -40,7 +41,18 @@ class WindowedCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Store new tokens of one layer; see ``WindowLayer.update``."""
-        return super().update(key_states, value_states, layer_idx, starts=self.starts)
+        starts = None if self.starts is None else self.starts.to(key_states.device)
+        return super().update(key_states, value_states, layer_idx, starts=starts)
+
+    def begin(self, starts: Tensor | None, columns: int) -> None:
+        """Note where the rows begin.
+
+        Args:
+            starts: ``[B]``, the first real column of each row; None when no row is padded.
+            columns: Columns seen once this pass is over; a row that begins later has had padding alone.
+        """
+        self.starts = starts
+        self.begun = starts is None or bool((starts < columns).all())
 
     def reset(self) -> None:
         """Forget everything; window layers keep their memory."""
@@ -50,7 +62,7 @@ class WindowedCache(Cache):
             else:
                 # transformers 5.17 only zeroes a growing layer on reset, which leaves its tokens in place.
                 self.layers[index] = self._layer(index)
-        self.starts = None
+        self.begin(None, 0)
 
     def reorder_cache(self, beam_idx: Any) -> None:
         """Let row ``i`` become what row ``beam_idx[i]`` was."""
@@ -79,6 +91,8 @@ class WindowedCache(Cache):
         # Window layers come first because only they can refuse.
         for layer in sorted(self.layers, key=lambda layer: not isinstance(layer, WindowLayer)):
             layer.crop(-removed)  # type: ignore[union-attr]
+        if self.starts is not None and removed:
+            self.begin(self.starts.clamp(max=length - removed), length - removed)
 
     def _layer(self, index: int) -> CacheLayerMixin:
         window = self.policy.window_of(index)

@@ -26,7 +26,7 @@ def distillation_losses(student: Tensor, teacher: Tensor | None, labels: Tensor)
         Both means, in nats. Softmaxes are in float32, chunk by chunk, and are computed again in the backward
         pass.
 
-    Holds: a teacher against itself gives 0, chunks give what one piece gives (tests/recipes/test_uptrain.py).
+    Holds: a teacher against itself gives 0, chunks give what one piece gives (tests/recipes/test_losses.py).
     """
     targets = labels[:, 1:].flatten()
     counted = targets != IGNORED

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,6 @@ def save_merged(model: PeftModel, converted: Path, destination: Path, history: d
         converted: Folder of the checkpoint it was trained from.
         destination: Folder to write; replaced if a stopped run left one.
         history: What was done, for the ``uptraining`` key of ``config.json``.
-
-    Raises:
-        KeyError: the merged model lacks a tensor of the converted checkpoint.
     """
     partial = destination.with_name(destination.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -34,20 +32,20 @@ def save_merged(model: PeftModel, converted: Path, destination: Path, history: d
         converted, partial, ignore=lambda _, names: [name for name in names if name.endswith(WEIGHTS)]
     )
     merged = model.merge_and_unload().state_dict()
-    weights = {name: merged[name].to(dtype).contiguous() for name, dtype in _tensors(converted).items()}
+    # A checkpoint may hold tensors that the model has no use for, such as old rotary buffers: they stay.
+    weights = {name: merged.get(name, kept).to(kept.dtype).contiguous() for name, kept in _tensors(converted)}
     save_torch_state_dict(weights, partial)
     _annotate(partial, history)
     shutil.rmtree(destination, ignore_errors=True)
     partial.rename(destination)
 
 
-def _tensors(folder: Path) -> dict[str, torch.dtype]:
-    """Names and dtypes of every tensor in a checkpoint."""
-    found: dict[str, torch.dtype] = {}
+def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a checkpoint, one at a time."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            found |= {name: file.get_slice(name)[:0].dtype for name in file.keys()}  # noqa: SIM118 - not a dict
-    return found
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                yield name, file.get_tensor(name)
 
 
 def _annotate(folder: Path, history: dict[str, Any]) -> None:

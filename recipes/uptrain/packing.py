@@ -20,10 +20,10 @@ class PackedRows(IterableDataset[dict[str, Tensor]]):
     def __init__(
         self, documents: Callable[[], Iterable[str]], tokenizer: PreTrainedTokenizerBase, length: int
     ):
-        """Pack lazily.
+        """Pack lazily, without end.
 
         Args:
-            documents: Gives the text; called for every epoch.
+            documents: Gives the text; called again whenever it has been read to its end.
             tokenizer: The student's.
             length: Tokens of a row.
         """
@@ -32,6 +32,17 @@ class PackedRows(IterableDataset[dict[str, Tensor]]):
         self.length = length
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        # The Trainer skips what an earlier run has read exactly, but knows no epochs of a stream.
+        while True:
+            count = 0
+            for row in self.epoch():
+                count += 1
+                yield row
+            if not count:
+                return
+
+    def epoch(self) -> Iterator[dict[str, Tensor]]:
+        """The rows of the whole text, once."""
         bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         eos = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         room = self.length - len(bos)

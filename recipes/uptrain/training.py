@@ -15,7 +15,6 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 import patches  # noqa: F401 - registers the windowed checkpoints
 from eval.progress import Reporter
@@ -26,6 +25,8 @@ from recipes.uptrain.distillation import AttentionOutputs, attention_distance, d
 from recipes.uptrain.packing import PackedRows
 from recipes.uptrain.sources import read_documents
 
+SAVED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+"""Files of a checkpoint; one that lacks any was cut off while it was written."""
 LOSSES = ("kl", "ce", "attention")
 
 
@@ -63,7 +64,7 @@ def train(
         teacher=_load_teacher(part, teacher, model),
     )
     trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(output)) if resume and output.is_dir() else None
+    last = newest_checkpoint(output) if resume else None
     with reporter.step("uptrain", part.steps) as tick:
         progress = ShowProgress(reporter, tick, part.batch_size * part.accumulate * part.length)
         trainer.add_callback(progress)
@@ -73,6 +74,18 @@ def train(
     if stop.requested:
         raise Interrupted(f"uptraining stopped after step {trainer.state.global_step} of {part.steps}")
     return model, _history(part, teacher, trainer)
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint of a training that was written to its end; None when there is none.
+
+    Args:
+        folder: Of the training.
+    """
+    whole = [
+        found for found in folder.glob("checkpoint-*") if all((found / name).is_file() for name in SAVED)
+    ]
+    return str(max(whole, key=lambda found: int(found.name.rpartition("-")[2]))) if whole else None
 
 
 def add_adapters(model: PreTrainedModel, lora: LoraPart) -> PeftModel:
@@ -160,7 +173,7 @@ def _arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         bf16=part.bf16,
         logging_steps=part.log_every,
         save_steps=part.save_every,
-        save_total_limit=1,
+        save_total_limit=2,
         seed=part.seed,
         report_to=[],
         remove_unused_columns=False,

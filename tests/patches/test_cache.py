@@ -102,6 +102,28 @@ def test_batch_operations_move_whole_rows(change):
     torch.testing.assert_close(continuation(model, cache, token), continuation(model, fresh, token))
 
 
+def test_crop_below_where_a_row_begins():
+    model = windowed_model("llama")
+    tokens, mask = torch.randint(3, 90, (2, 9)), torch.ones(2, 9, dtype=torch.long)
+    mask[1, :6] = 0
+    cache, fresh = (patches.WindowedCache(model.config) for _ in range(2))
+    with torch.no_grad():
+        model(tokens, attention_mask=mask, past_key_values=cache)
+        cache.crop(-5)
+        for column in range(4, 9):
+            part = slice(column, column + 1)
+            got = model(tokens[:, part], attention_mask=mask[:, : column + 1], past_key_values=cache).logits
+        want = model(tokens, attention_mask=mask, past_key_values=fresh).logits[:, -1:]
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=2e-5)
+
+
+def test_a_cache_filled_under_inference_mode_serves_outside_of_it():
+    model, cache = windowed_model("llama"), patches.WindowedCache(windowed_model("llama").config)
+    with torch.inference_mode():
+        model(torch.arange(3, 9)[None], past_key_values=cache)
+    assert continuation(model, cache, torch.tensor([[7]])).shape[1] == 1
+
+
 def test_reset_forgets():
     model = windowed_model("llama")
     cache, tokens = fill(model, 30)

@@ -50,6 +50,14 @@ def test_the_class_of_transformers_refuses_a_windowed_folder(tmp_path):
         type(dense_model(model)).from_pretrained(tmp_path)
 
 
+def test_the_class_of_transformers_given_the_config_never_runs_densely(tmp_path):
+    model = windowed_model("llama")
+    model.save_pretrained(tmp_path)
+    dense = type(dense_model(model)).from_pretrained(tmp_path, config=AutoConfig.from_pretrained(tmp_path))
+    with pytest.raises(patches.PolicyError, match="outside a windowed model"):
+        dense(TOKENS)
+
+
 @pytest.mark.parametrize(
     "requested,name", [("sdpa", "windowed_sdpa"), ("eager", "windowed_eager"), (None, "windowed_auto")]
 )

@@ -69,12 +69,13 @@ def test_chunked_prefill_changes_nothing(chunk):
     )
 
 
-def test_padded_chunked_prefill_changes_nothing():
+@pytest.mark.parametrize("chunk", [1, 3, 10])
+def test_padded_chunked_prefill_changes_nothing(chunk):
     model = windowed_model("llama")
     tokens, mask = prompt(40, rows=2), torch.ones(2, 40, dtype=torch.long)
     mask[1, :25] = 0
     plain = generate(model, tokens, attention_mask=mask)
-    assert generate(model, tokens, attention_mask=mask, prefill_chunk_size=10).tolist() == plain.tolist()
+    assert generate(model, tokens, attention_mask=mask, prefill_chunk_size=chunk).tolist() == plain.tolist()
 
 
 @pytest.mark.parametrize(
@@ -139,6 +140,15 @@ def test_gradient_checkpointing_gives_the_same_gradients():
         torch.testing.assert_close(one, other)
 
 
+def test_gradient_checkpointing_never_meets_a_cache():
+    model, cache = windowed_model("llama"), patches.WindowedCache(windowed_model("llama").config)
+    model(prompt(6), past_key_values=cache)
+    model.train().gradient_checkpointing_enable()
+    assert model(prompt(6), use_cache=True).past_key_values is None
+    with pytest.raises(patches.PolicyError, match="cannot go on from a cache"):
+        model(prompt(6), past_key_values=cache)
+
+
 def test_attention_weights_come_from_eager_alone():
     model, tokens = windowed_model("llama"), prompt(20)
     with pytest.raises(patches.PolicyError, match="output_attentions needs attn_implementation='eager'"):
@@ -169,6 +179,11 @@ def test_generation_that_a_window_cannot_serve_is_refused(options, said):
         ({"attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0]]), "use_cache": True}, "padding on the right"),
         ({"attention_mask": torch.ones(1, 1, 6, 6)}, "has 4 dimensions"),
         ({"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]]), "use_cache": False}, "position_ids restart"),
+        ({"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]])}, "position_ids restart"),
+        (
+            {"attention_mask": torch.ones(1, 5)},
+            "covers 5 tokens; it must cover the 0",
+        ),
         ({"cu_seq_lens_q": torch.tensor([0, 3, 6])}, "cu_seq_lens"),
     ],
 )

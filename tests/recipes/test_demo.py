@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from recipes.errors import Interrupted, RecipeError
 from recipes.loading import SHIPPED
 from recipes.schema import UptrainPart
 from recipes.uptrain.merging import save_merged
-from recipes.uptrain.training import train
+from recipes.uptrain.training import SAVED, newest_checkpoint, train
 
 DEMO, CHECKPOINT = SHIPPED / "tiny" / "demo.yaml", SHIPPED / "tiny" / "checkpoint"
 REDUCED = [
@@ -123,6 +124,26 @@ def test_resume_does_nothing_twice(finished):
     assert (finished / "uptrained" / "model.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_resume_with_another_learning_rate_trains_anew(finished, tmp_path):
+    folder = tmp_path / "demo"
+    shutil.copytree(finished, folder)
+    run = run_demo(folder, "--resume", "--set", "uptrain.learning_rate=1.0e-6")
+    assert run.returncode == 0, run.stderr
+    assert "uptrain: begun anew" in run.stdout and "resumed after" not in run.stdout
+    before, after = (load_file(path / "uptrained" / "model.safetensors") for path in (finished, folder))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
+    for step in (4, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        for name in SAVED:
+            (tmp_path / f"checkpoint-{step}" / name).touch()
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    (tmp_path / "checkpoint-10" / "optimizer.pt").unlink()
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+
+
 @pytest.fixture(scope="module")
 def student(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("student") / "gqa"
@@ -159,12 +180,14 @@ class StopAfter(Reporter):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(student, tmp_path):
+@pytest.mark.parametrize("documents", [40, 10], ids=["within-the-text", "after-its-end"])
+def test_a_stopped_training_goes_on_to_the_same_weights(student, tmp_path, documents):
     silent = Reporter(None)
-    whole, _ = train(part(), CHECKPOINT, student, tmp_path / "whole", False, silent)
-    with pytest.raises(Interrupted, match=r"after step [34] of 6"):
-        train(part(), CHECKPOINT, student, tmp_path / "stopped", False, StopAfter(3))
-    resumed, history = train(part(), CHECKPOINT, student, tmp_path / "stopped", True, silent)
+    data = {"kind": "tiny", "documents": documents, "tokens": 64, "needle_share": 0.0, "seed": 9}
+    whole, _ = train(part(data=data), CHECKPOINT, student, tmp_path / "whole", False, silent)
+    with pytest.raises(Interrupted, match=r"after step [345] of 6"):
+        train(part(data=data), CHECKPOINT, student, tmp_path / "stopped", False, StopAfter(4))
+    resumed, history = train(part(data=data), CHECKPOINT, student, tmp_path / "stopped", True, silent)
     assert history["steps"] == 6
     for (name, one), (_, other) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
         torch.testing.assert_close(one, other, msg=name)

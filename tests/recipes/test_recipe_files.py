@@ -51,6 +51,7 @@ def write(tmp_path: Path, **changes) -> Path:
         ({"uptrain__data": {"kind": "web"}}, "uptrain.data"),
         ({"uptrain__lora__full": ["q_proj"], "uptrain__lora__targets": ["q_proj"]}, "both a target of LoRA"),
         ({"ablations": {"source": {"kv_heads": 2}}}, "cannot be called 'source'"),
+        ({"ablations": {"training": {"kv_heads": 2}}}, "cannot be called 'training'"),
         ({"name": "a/b"}, "name: got 'a/b'"),
     ],
 )
@@ -76,7 +77,10 @@ def test_check_finds_what_cannot_work(tmp_path, changes, said):
 
 
 def test_changes_on_the_command_line(tmp_path):
-    recipe = load_recipe(DEMO, ["uptrain.steps=5", "convert.merge=first", "eval.needle.depths=[0.5]"])
+    recipe = load_recipe(
+        DEMO,
+        ["uptrain.steps=5", "convert.merge=first", "convert.global_layers=1", "eval.needle.depths=[0.5]"],
+    )
     assert (recipe.uptrain.steps, recipe.convert.merge, recipe.eval.needle.depths) == (5, "first", [0.5])
     for change, said in (
         ("steps", "must be a.b=value"),
@@ -136,8 +140,10 @@ def test_a_stage_is_skipped_only_while_its_inputs_and_its_result_are_unchanged(t
     do({"a": 2})
     made.unlink()
     do({"a": 2})
+    (tmp_path / "stages" / "stage.json").write_text("{cut off")
+    do({"a": 2})
     do({"a": 2}, resume=False)
-    assert len(calls) == 5
+    assert len(calls) == 6
 
 
 def test_a_fingerprint_sees_names_and_contents(tmp_path):

@@ -64,7 +64,7 @@ def test_a_dataset_that_is_not_there_is_one_clear_line(tmp_path):
 
 
 def rows_of(texts, length):
-    return list(PackedRows(lambda: texts, TOKENIZER, length))
+    return list(PackedRows(lambda: texts, TOKENIZER, length).epoch())
 
 
 def test_rows_begin_with_bos_keep_documents_whole_and_lose_no_token():
@@ -78,6 +78,13 @@ def test_rows_begin_with_bos_keep_documents_whole_and_lose_no_token():
     for row in rows:
         assert row["attention_mask"].sum() == (row["labels"] != IGNORED).sum()
         assert set(row["attention_mask"].diff().tolist()) <= {0, -1}
+
+
+def test_rows_never_end_unless_there_are_none():
+    rows = iter(PackedRows(lambda: ["tom saw a bird."], TOKENIZER, 20))
+    first, second = next(rows), next(rows)
+    assert first["input_ids"].tolist() == second["input_ids"].tolist()
+    assert list(PackedRows(list, TOKENIZER, 20)) == []
 
 
 def test_a_document_longer_than_a_row_goes_on_in_the_next():
