@@ -126,7 +126,11 @@ def main(
     start: Path | None = typer.Option(None, help="Folder of a checkpoint to go on from."),
     threads: int = typer.Option(2, min=1, help="CPU threads."),
 ) -> None:
-    """Train a 1.0M-parameter Llama on generated stories and needles, on CPU, and save it in bfloat16."""
+    """Train a 1.0M-parameter Llama on generated stories and needles, on CPU, and save it in bfloat16.
+
+    The committed one took 1,450 steps: 76 minutes at the lowest priority on two busy cores; at the 6,000 tokens/s
+    that two cores of their own give, some 17.
+    """
     torch.set_num_threads(threads)
     try:
         output.mkdir(parents=True, exist_ok=True)
