@@ -128,8 +128,8 @@ def main(
 ) -> None:
     """Train a 1.0M-parameter Llama on generated stories and needles, on CPU, and save it in bfloat16.
 
-    The committed one took 1,450 steps: 76 minutes at the lowest priority on two busy cores; at the 6,000 tokens/s
-    that two cores of their own give, some 17.
+    The committed one took 1,450 steps: 76 minutes at the lowest priority on two busy cores; at the 6,000
+    tokens/s that two cores of their own give, some 17.
     """
     torch.set_num_threads(threads)
     try:
