@@ -58,8 +58,7 @@ class CacheShape:
 
 
 def cache_shape(config: Any) -> CacheShape:
-    """Read the layers' caches from a decoder's config (``attention_window`` first, then transformers' own "
-    "keys)."""
+    """Read the layers' caches from a config: ``attention_window`` first, then transformers' keys."""
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads

@@ -1,5 +1,4 @@
-"""Read a mapping into a pydantic model, and answer an unknown key with the nearest known one and its "
-"place."""
+"""Read a mapping into a pydantic model; answer an unknown key with the nearest known one and its place."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args

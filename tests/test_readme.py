@@ -56,6 +56,13 @@ def test_tables_name_what_is_registered():
     assert all(f"`{name}`" in README or f"`--merge {name}`" in README for name in METHODS)
 
 
+def test_docstrings_name_tests_that_exist():
+    for room in ("convert", "patches", "eval", "recipes"):
+        for path in (ROOT / room).rglob("*.py"):
+            for named in re.findall(r"tests/[\w/]+\.py", path.read_text(encoding="utf-8")):
+                assert (ROOT / named).is_file(), f"{path}: {named}"
+
+
 def test_the_tree_names_what_is_there():
     tree = README[README.index("## The tree") :]
     for folder in re.findall(r"^  ?(\w+/)(?:, (\w+/))?", tree, flags=re.MULTILINE):

@@ -16,7 +16,7 @@ def html(results: Results) -> str:
     """The page: verdict, table, pictures, controls, how it was measured. No scripts, nothing from the
     network.
 
-    Holds: no address but data (tests/eval/test_report.py).
+    Holds: no address but data (tests/eval/test_run.py).
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),

@@ -67,7 +67,11 @@ def _from_tiny(data: TinyData, tokenizer: PreTrainedTokenizerBase) -> Iterator[s
     rng = random.Random(data.seed)
     for _ in range(data.documents):
         needles = data.needles if rng.random() < data.needle_share else 0
-        yield join(document(rng, tokenizer, data.tokens, needles, questions=data.needles))  # type: ignore[arg-type]
+        try:
+            pieces = document(rng, tokenizer, data.tokens, needles, data.needles)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise RecipeError(f"tiny data: {error}") from None
+        yield join(pieces)
 
 
 def _paragraphs(lines: Iterator[str]) -> Iterator[str]:

@@ -41,6 +41,11 @@ def test_tiny_documents_hold_their_answers():
         assert len(TOKENIZER(text)["input_ids"]) <= 200
 
 
+def test_tiny_documents_too_short_for_their_needles_are_refused():
+    with pytest.raises(RecipeError, match="tiny data: tokens=64 is too short for 9 needles"):
+        read(kind="tiny", documents=2, tokens=64, needle_share=1.0, needles=9)
+
+
 @pytest.mark.parametrize(
     "name,content,said",
     [
