@@ -4,9 +4,13 @@ from convert.errors import unknown
 from convert.merging.first import FIRST
 from convert.merging.mean import MEAN
 from convert.merging.method import MergeMethod
+from convert.merging.procrustes import PROCRUSTES
 from convert.merging.random import RANDOM
+from convert.merging.subspace import SUBSPACE
 
-METHODS: dict[str, MergeMethod] = {method.name: method for method in (MEAN, FIRST, RANDOM)}
+METHODS: dict[str, MergeMethod] = {
+    method.name: method for method in (MEAN, FIRST, RANDOM, PROCRUSTES, SUBSPACE)
+}
 
 
 def find_method(name: str) -> MergeMethod:

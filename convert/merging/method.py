@@ -1,17 +1,31 @@
-"""What a merge method is: many source heads in, fewer heads out."""
+"""What a merge method is: the heads of a group in, one key head and one value head out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from convert.heads import Rotary
+from convert.merging.inputs import Inputs
+
 Groups = tuple[tuple[int, ...], ...]
 """For each new head, the source heads it replaces."""
+
+Pool = Callable[[Tensor, Groups, "MergeContext"], Tensor]
+"""Heads ``[K, D, E]`` and groups to ``[len(groups), D, E]`` in the same dtype; biases have ``E`` of 1."""
+
+MergeKeys = Callable[[Tensor, Tensor, Rotary, Inputs], tuple[Tensor, Tensor]]
+"""Keys ``[n, D, X]`` and their queries ``[n, G, D, X]`` of a group, the rotary layout and what the
+projections read to one key head ``[D, X]`` and the queries that go with it."""
+
+MergeValues = Callable[[Tensor, Tensor, Inputs], tuple[Tensor, Tensor]]
+"""Values ``[n, D, X]`` and their outputs ``[n, G, E, D]`` of a group and what the projections
+read to one value head and the outputs that go with it."""
 
 
 @dataclass(frozen=True)
 class MergeContext:
-    """What a method may need to know beside the heads.
+    """What a pooling method may need to know beside the heads.
 
     Args:
         tensor: Name of the tensor being merged.
@@ -28,17 +42,20 @@ class MergeContext:
 
 @dataclass(frozen=True)
 class MergeMethod:
-    """One value of ``--merge``.
+    """One value of ``--merge``. It pools, touching keys and values alone, or it also adapts q and o.
 
     Args:
         name: As on the command line.
         summary: One line for ``--help``.
         source: Where it is from.
-        merge: Maps heads ``[K, D, E]`` and groups to ``[len(groups), D, E]`` in the same dtype; biases have
-            ``E`` of 1.
+        pool: How keys and values are pooled, tensor by tensor; None for a method that adapts q and o.
+        keys: How the keys of a group become one; with ``values`` if there is no ``pool``.
+        values: How the values of a group become one.
     """
 
     name: str
     summary: str
     source: str
-    merge: Callable[[Tensor, Groups, MergeContext], Tensor]
+    pool: Pool | None = None
+    keys: MergeKeys | None = None
+    values: MergeValues | None = None

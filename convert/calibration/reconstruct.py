@@ -1,0 +1,67 @@
+"""``--reconstruct``: a few hundred steps on one layer's attention alone, until the stream is the source's."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Attend = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+"""Attention parts by role and hidden states ``[B, T, E]`` to the stream after attention ``[B, T, E]``."""
+
+LEARNING_RATE = 0.02
+"""Step size as a share of the root mean square of each part."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and on what: ``steps`` of ``batch`` rows, drawn with ``seed``."""
+
+    steps: int
+    batch: int
+    seed: int
+
+
+def reconstruct(
+    parts: Mapping[str, Tensor],
+    attend: Attend,
+    hidden: Tensor,
+    target: Tensor,
+    schedule: Schedule,
+) -> dict[str, Tensor]:
+    """Train the projections of one layer to give the source's stream.
+
+    Args:
+        parts: Where to start, by role.
+        attend: Runs the layer's attention with given parts.
+        hidden: What the converted layer reads, ``[R, T, E]``.
+        target: What the stream should be after it, ``[R, T, E]``.
+        schedule: Steps, rows per step, seed.
+
+    Returns:
+        The trained parts, float32.
+    """
+    trained = {role: tensor.detach().float().clone().requires_grad_() for role, tensor in parts.items()}
+    groups = [
+        {"params": [tensor], "lr": LEARNING_RATE * max(float(tensor.detach().square().mean().sqrt()), 1e-4)}
+        for tensor in trained.values()
+    ]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / schedule.steps)
+    for rows in _draws(len(hidden), schedule):
+        error = attend(trained, hidden[rows]) - target[rows]
+        loss = error.square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    return {role: tensor.detach() for role, tensor in trained.items()}
+
+
+def _draws(rows: int, schedule: Schedule) -> Sequence[Tensor]:
+    generator = torch.Generator().manual_seed(schedule.seed)
+    drawn: list[Tensor] = []
+    while len(drawn) < schedule.steps:
+        order = torch.randperm(rows, generator=generator)
+        drawn += [part for part in order.split(schedule.batch) if len(part) == schedule.batch]
+    return drawn[: schedule.steps]

@@ -1,0 +1,106 @@
+"""Merging one whole layer: every group by its method, with the query heads and outputs that belong to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from convert.heads import AttentionHeads, Rotary
+from convert.merging.inputs import Inputs
+from convert.merging.method import Groups, MergeContext, MergeMethod
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a layer's merging depends on beside its heads.
+
+    Args:
+        method: The merge method.
+        rotary: Which dimensions of a key turn.
+        key_norm: Whether a norm stands between key projection and rotary; keys are then averaged.
+        inputs: What the projections read.
+        context: For pooling methods.
+    """
+
+    method: MergeMethod
+    rotary: Rotary
+    key_norm: bool
+    inputs: Inputs
+    context: MergeContext
+
+
+def merge_layer(heads: AttentionHeads, groups: Groups, setting: Setting) -> AttentionHeads:
+    """Merge the KV heads of a layer.
+
+    Args:
+        heads: In columns (float64, biases inside the weights).
+        groups: Equal-sized groups of source KV heads; their order is the order of the new heads.
+        setting: Method and circumstances.
+
+    Returns:
+        The merged heads in columns; query heads and outputs follow their KV heads. A group of one is unchanged.
+
+    Holds: as many heads as the source in its order come back bit for bit (tests/convert/test_closed_form.py).
+    """
+    ordered = reorder(heads, groups)
+    parts = []
+    start = 0
+    for group in groups:
+        chosen = _take(ordered, range(start, start + len(group)))
+        parts.append(chosen if len(group) == 1 else merge_group(chosen, start, setting))
+        start += len(group)
+    merged = {
+        role: torch.cat([getattr(part, role) for part in parts]) for role in heads.parts() if role != "o_bias"
+    }
+    return replace(ordered, **merged)
+
+
+def reorder(heads: AttentionHeads, groups: Groups) -> AttentionHeads:
+    """Put KV heads into the order of their groups, query heads and outputs along with them."""
+    return _take(heads, [head for group in groups for head in group])
+
+
+def merge_group(heads: AttentionHeads, place: int, setting: Setting) -> AttentionHeads:
+    """Make one KV head of all heads of a group.
+
+    Args:
+        heads: The group, in columns.
+        place: A number of its own in the layer, for methods that draw numbers.
+        setting: Method and circumstances.
+
+    Returns:
+        One KV head, all query heads.
+    """
+    method, n = setting.method, len(heads.k)
+    whole = (tuple(range(n)),)
+    k_norm = None if heads.k_norm is None else heads.k_norm.mean(dim=0, keepdim=True)
+    if method.pool is not None:
+        k, v = (
+            method.pool(
+                rows, whole, replace(setting.context, tensor=f"{setting.context.tensor}:{role}{place}")
+            )
+            for role, rows in (("k", heads.k), ("v", heads.v))
+        )
+        return replace(heads, k=k, v=v, k_norm=k_norm)
+    if method.keys is None or method.values is None:
+        raise ValueError(f"method {method.name} neither pools nor merges keys and values")
+    q, o = heads.q.unflatten(0, (n, -1)), heads.o.unflatten(0, (n, -1))
+    k, q = (
+        (heads.k.mean(dim=0), q)
+        if setting.key_norm
+        else method.keys(heads.k, q, setting.rotary, setting.inputs)
+    )
+    v, o = method.values(heads.v, o, setting.inputs)
+    return replace(heads, q=q.flatten(0, 1), k=k[None], v=v[None], o=o.flatten(0, 1), k_norm=k_norm)
+
+
+def _take(heads: AttentionHeads, chosen: Sequence[int]) -> AttentionHeads:
+    kv_heads = len(heads.k)
+
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor.unflatten(0, (kv_heads, -1))[list(chosen)].flatten(0, 1)
+
+    return replace(
+        heads, **{role: pick(tensor) for role, tensor in heads.parts().items() if role != "o_bias"}
+    )
