@@ -15,7 +15,7 @@ class MergeContext:
 
     Args:
         tensor: Name of the tensor being merged.
-        kind: ``weight`` or ``bias``.
+        kind: ``weight``, ``bias`` or ``norm`` (the weight of a key norm that differs by head).
         seed: Seed of the whole conversion.
         initializer_range: Standard deviation with which the family initialises its weights.
     """
@@ -34,8 +34,8 @@ class MergeMethod:
         name: As on the command line.
         summary: One line for ``--help``.
         source: Where it is from.
-        merge: Maps heads ``[K, D, E]`` and groups to ``[len(groups), D, E]`` in the same dtype; biases have
-            ``E`` of 1.
+        merge: Maps heads ``[K, D, E]`` and groups to ``[len(groups), D, E]`` in the same dtype; biases and
+            norms have ``E`` of 1.
     """
 
     name: str
