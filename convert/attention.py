@@ -6,6 +6,7 @@ from typing import Any
 
 from convert.errors import ConvertError
 from convert.families.family import Family
+from convert.heads import HeadShape
 from convert.weights.checkpoint import Weights
 from convert.weights.dtypes import FLOATS
 
@@ -20,6 +21,10 @@ class AttentionShape:
     head_dim: int
     hidden_size: int
     windows: tuple[int | None, ...]
+
+    def layer(self, kv_heads: int | None = None) -> HeadShape:
+        """Give the sizes of one layer, with another number of KV heads if one is given."""
+        return HeadShape(self.heads, kv_heads or self.kv_heads, self.head_dim, self.hidden_size)
 
 
 def read_shape(family: Family, config: Mapping[str, Any]) -> AttentionShape:
@@ -38,7 +43,7 @@ def read_shape(family: Family, config: Mapping[str, Any]) -> AttentionShape:
     layers = _size(family, config, "num_hidden_layers")
     heads = _size(family, config, "num_attention_heads")
     hidden_size = _size(family, config, "hidden_size")
-    kv_heads = _size(family, config, "num_key_value_heads", heads)
+    kv_heads = _positive("num_key_value_heads", family.read_kv_heads(config), heads)
     head_dim = _size(family, config, "head_dim", hidden_size // heads)
     if heads % kv_heads:
         raise ConvertError(
@@ -97,23 +102,21 @@ def check_tensors(family: Family, config: Mapping[str, Any], shape: AttentionSha
     Raises:
         ConvertError: a tensor is missing, unexpected, quantized, or of another shape.
     """
-    rows = {"q": shape.heads, "k": shape.kv_heads, "v": shape.kv_heads}
+    bare = family.is_bare(weights.tensors)
+    roles, possible = family.layout.roles(config), family.layout.roles()
     for layer in range(shape.layers):
-        for projection, heads in rows.items():
-            size = heads * shape.head_dim
-            _check(weights, family.tensor(layer, projection), (size, shape.hidden_size))
-            bias = family.tensor(layer, projection, "bias")
-            if family.has_bias(config):
-                _check(weights, bias, (size,))
-            elif bias in weights.tensors:
-                raise ConvertError(
-                    f"tensor {bias!r} exists although config.json says there is no attention bias"
-                )
-        _check(weights, family.tensor(layer, "o"), (shape.hidden_size, shape.heads * shape.head_dim))
-    extra = family.tensor(shape.layers, "k")
+        for suffix, size in family.layout.tensors(shape.layer(), config).items():
+            _check(weights, family.tensor(layer, suffix, bare), size)
+        for suffix in possible.keys() - roles.keys():
+            name = family.tensor(layer, suffix, bare)
+            if name in weights.tensors:
+                kind = "attention bias" if suffix.endswith(".bias") else "norm of queries and keys"
+                raise ConvertError(f"tensor {name!r} exists although config.json says there is no {kind}")
+    keys = next(suffix for suffix in roles if "k" in roles[suffix])
+    extra = family.tensor(shape.layers, keys, bare)
     if extra in weights.tensors:
         raise ConvertError(f"config.json has {shape.layers} layers, but tensor {extra!r} exists")
-    return weights.tensors[family.tensor(0, "k")].entry.dtype
+    return weights.tensors[family.tensor(0, keys, bare)].entry.dtype
 
 
 def _check(weights: Weights, name: str, expected: tuple[int, ...]) -> None:
@@ -131,7 +134,10 @@ def _check(weights: Weights, name: str, expected: tuple[int, ...]) -> None:
 
 
 def _size(family: Family, config: Mapping[str, Any], key: str, otherwise: int | None = None) -> int:
-    value = config.get(key, family.defaults.get(key))
+    return _positive(family.aliases.get(key, key), family.value(config, key), otherwise)
+
+
+def _positive(key: str, value: Any, otherwise: int | None) -> int:
     if value is None:
         value = otherwise
     if type(value) is not int or not 1 <= value < 2**31:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class HeadShape:
-    """Sizes of one layer's attention: query heads ``H``, KV heads ``K``, head dim ``D``, hidden size ``E``."""
+    """Sizes of one layer's attention: query heads ``H``, KV heads ``K``, head dim ``D``, hidden ``E``."""
 
     heads: int
     kv_heads: int
@@ -60,7 +60,7 @@ class Rotary:
 
     Args:
         dims: The first dimensions of a head that are turned; 0: none. The others stay as they are.
-        interleaved: Whether dimension ``2i`` pairs with ``2i + 1``; if not, ``i`` pairs with ``i + dims / 2``.
+        interleaved: Whether dimension ``2i`` pairs with ``2i + 1``; if not, ``i`` with ``i + dims / 2``.
     """
 
     dims: int

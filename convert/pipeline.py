@@ -6,17 +6,14 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from torch import Tensor
-
 from convert.card import build_card
 from convert.destination import copy_file, write_folder, write_text
 from convert.errors import ConvertError
 from convert.json_file import dump_json
-from convert.merging.method import MergeContext
 from convert.plan import Plan, make_plan
 from convert.request import Request, Result
 from convert.weights.checkpoint import INDEX
-from convert.weights.layout import Piece, build_index
+from convert.weights.layout import build_index
 from convert.weights.writing import write_file
 
 Report = Callable[[str, int, int], None]
@@ -89,19 +86,4 @@ def _write_weights(folder: Path, plan: Plan, report: Report) -> None:
             done += nbytes
             report(name, done, total)
 
-        write_file(folder, file, lambda piece, tensor: _merge(plan, piece, tensor), advance)
-
-
-def _merge(plan: Plan, piece: Piece, tensor: Tensor) -> Tensor:
-    if piece.edit is None:
-        raise ValueError(f"{piece.name} is not to be merged")
-    if not bool(tensor.isfinite().all()):
-        raise ConvertError(f"tensor {piece.name!r} holds NaN or infinity and cannot be merged")
-    heads = tensor.reshape(-1, piece.edit.head_dim, tensor.shape[1] if tensor.dim() > 1 else 1)
-    context = MergeContext(
-        tensor=piece.name,
-        kind=piece.edit.kind,
-        seed=plan.request.seed,
-        initializer_range=plan.initializer_range,
-    )
-    return plan.method.merge(heads, plan.groups, context).reshape(piece.shape)
+        write_file(folder, file, advance)

@@ -5,16 +5,15 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convert.attention import AttentionShape, check_tensors, read_shape
+from convert.attention import check_tensors, read_shape
 from convert.carry import list_carried
 from convert.destination import check_destination, check_space
 from convert.errors import ConvertError
 from convert.families import find_family
-from convert.families.family import Family
 from convert.footprint import CacheShape, build_rows
 from convert.grouping import adjacent_groups
 from convert.merging import find_method
-from convert.merging.method import Groups, MergeMethod
+from convert.pooling import Pooling, plan_edits
 from convert.provenance import build_provenance
 from convert.remote_code import find_package, flatten
 from convert.request import Request, Result
@@ -23,7 +22,7 @@ from convert.tiers import Form, choose_form
 from convert.weights.checkpoint import Weights, open_weights
 from convert.weights.dtypes import ELEMENT_BYTES, config_name, parse_dtype
 from convert.weights.header import encode_header
-from convert.weights.layout import HeadEdit, OutputFile, parse_size, plan_files, plan_pieces
+from convert.weights.layout import OutputFile, parse_size, plan_files, plan_pieces
 from convert.window import read_window
 
 
@@ -33,9 +32,6 @@ class Plan:
 
     request: Request
     source: Source
-    method: MergeMethod
-    groups: Groups
-    initializer_range: float
     form: Form
     files: tuple[OutputFile, ...]
     carried: tuple[Path, ...]
@@ -72,7 +68,9 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
     form = choose_form(family, source.config, shape, len(groups), window)
     if request.window is not None and window is None:
         form = replace(form, reason="every layer is global, so no layer has a window")
-    files = plan_files(plan_pieces(weights, _edits(family, source, shape, groups), dtype), shard_bytes)
+    pooling = Pooling(method, groups, request.seed, _initializer_range(source))
+    edits = plan_edits(family, source.config, shape, pooling, family.is_bare(weights.tensors))
+    files = plan_files(plan_pieces(weights, edits, dtype), shard_bytes)
     carried = list_carried(source.folder)
     code = flatten(code_root or find_package()) if form.tier == "windowed" else {}
     check_space(request.destination, _total_bytes(source, files, carried))
@@ -92,8 +90,7 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
         ),
     )
     result = _result(request, form, weights, files, caches)
-    spread = _initializer_range(source)
-    return Plan(request, source, method, groups, spread, form, files, carried, code, result)
+    return Plan(request, source, form, files, carried, code, result)
 
 
 def _initializer_range(source: Source) -> float:
@@ -101,18 +98,6 @@ def _initializer_range(source: Source) -> float:
     if type(value) not in (int, float) or not 0 <= value < 1e6:
         raise ConvertError(f"config.json: initializer_range={value!r} is not a standard deviation")
     return float(value)
-
-
-def _edits(family: Family, source: Source, shape: AttentionShape, groups: Groups) -> dict[str, HeadEdit]:
-    if len(groups) == shape.kv_heads:
-        return {}
-    kinds = ("weight", "bias") if family.has_bias(source.config) else ("weight",)
-    return {
-        family.tensor(layer, projection, kind): HeadEdit(kind, shape.head_dim, len(groups))
-        for layer in range(shape.layers)
-        for projection in ("k", "v")
-        for kind in kinds
-    }
 
 
 def _weight_bytes(files: tuple[OutputFile, ...]) -> int:

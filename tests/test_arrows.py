@@ -14,7 +14,11 @@ ARROWS: dict[str, set[str]] = {
     "recipes": {"convert", "patches", "eval"},
 }
 VARIANTS = {
-    "convert/families": {"family"},
+    "convert/families": {
+        "family",
+        *("layouts", "layouts.layout", "layouts.separate", "layouts.concatenated", "layouts.interleaved"),
+    },
+    "convert/families/layouts": {"layout"},
     "convert/merging": {"method"},
     "patches/families": set(),
     "patches/attention": {"mask", "parts"},

@@ -1,11 +1,12 @@
 """Llama: no native window, but Ministral is the same network with ``layer_types``."""
 
 from convert.families.family import Family, Sibling
+from convert.families.layouts.separate import Separate
 
 LLAMA = Family(
     model_type="llama",
     prefix="Llama",
-    attention_bias=None,
+    layout=Separate(qkv_bias=("attention_bias", False), output_bias=("attention_bias", False)),
     defaults={
         "vocab_size": 32000,
         "hidden_size": 4096,
@@ -21,5 +22,6 @@ LLAMA = Family(
         lacks=("attention_bias", "mlp_bias"),
         drops=("attention_bias", "mlp_bias", "pretraining_tp"),
     ),
+    windowed=True,
     note="a window without sinks is written as ministral",
 )

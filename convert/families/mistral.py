@@ -1,11 +1,12 @@
 """Mistral: one window for every layer; mixed layers are Ministral's."""
 
 from convert.families.family import Family, NativeWindow, Sibling
+from convert.families.layouts.separate import Separate
 
 MISTRAL = Family(
     model_type="mistral",
     prefix="Mistral",
-    attention_bias=False,
+    layout=Separate(),
     defaults={
         "vocab_size": 32000,
         "hidden_size": 4096,
@@ -17,5 +18,6 @@ MISTRAL = Family(
     },
     window=NativeWindow(default_size=4096),
     sibling=Sibling(model_type="ministral", prefix="Ministral"),
+    windowed=True,
     note="a window with global layers is written as ministral",
 )

@@ -1,11 +1,12 @@
 """Qwen2 and Qwen2.5: biases on q, k and v, a window per layer behind a switch."""
 
 from convert.families.family import Family, NativeWindow
+from convert.families.layouts.separate import Separate
 
 QWEN2 = Family(
     model_type="qwen2",
     prefix="Qwen2",
-    attention_bias=True,
+    layout=Separate(qkv_bias=True),
     defaults={
         "vocab_size": 151936,
         "hidden_size": 4096,
@@ -21,5 +22,6 @@ QWEN2 = Family(
         first_layer=("max_window_layers", 28),
         per_layer=True,
     ),
+    windowed=True,
     note="key and value biases are merged like their weights",
 )

@@ -1,11 +1,12 @@
 """Qwen3: query and key norms act on one head at a time and all heads share them, so merging keeps them."""
 
 from convert.families.family import Family, NativeWindow
+from convert.families.layouts.separate import Separate
 
 QWEN3 = Family(
     model_type="qwen3",
     prefix="Qwen3",
-    attention_bias=None,
+    layout=Separate(qkv_bias=("attention_bias", False), output_bias=("attention_bias", False)),
     defaults={
         "vocab_size": 151936,
         "hidden_size": 4096,
@@ -22,5 +23,7 @@ QWEN3 = Family(
         first_layer=("max_window_layers", 28),
         per_layer=True,
     ),
+    windowed=True,
+    norm=True,
     note="query and key norms are shared by all heads and stay as they are",
 )

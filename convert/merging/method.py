@@ -29,7 +29,7 @@ class MergeContext:
 
     Args:
         tensor: Name of the tensor being merged.
-        kind: ``weight`` or ``bias``.
+        kind: ``weight``, ``bias`` or ``norm`` (the weight of a key norm that differs by head).
         seed: Seed of the whole conversion.
         initializer_range: Standard deviation with which the family initialises its weights.
     """

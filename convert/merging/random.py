@@ -9,7 +9,8 @@ from convert.merging.method import Groups, MergeContext, MergeMethod
 
 
 def merge_random(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
-    """Draw new heads from the distribution with which the family initialises its weights; biases become zero.
+    """Draw new heads from the distribution with which the family initialises its weights; biases become zero,
+    norms one.
 
     Args:
         heads: Projection rows, ``[K, D, E]``; only shape and dtype are used.
@@ -23,8 +24,8 @@ def merge_random(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor
     Holds: the numbers depend on seed and tensor name, not on sharding (tests/convert/test_sharding.py).
     """
     shape = (len(groups), *heads.shape[1:])
-    if context.kind == "bias":
-        return torch.zeros(shape, dtype=heads.dtype)
+    if context.kind != "weight":
+        return torch.full(shape, float(context.kind == "norm"), dtype=heads.dtype)
     digest = hashlib.sha256(f"{context.seed}:{context.tensor}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
     drawn = torch.randn(shape, generator=generator, dtype=torch.float32)

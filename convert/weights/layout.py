@@ -4,6 +4,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
 
 from convert.errors import ConvertError
 from convert.weights.checkpoint import SINGLE, Located, Weights
@@ -12,13 +15,15 @@ from convert.weights.dtypes import ELEMENT_BYTES, FLOATS
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-@dataclass(frozen=True)
-class HeadEdit:
-    """A key or value tensor whose heads are to be merged: ``[kv_heads * head_dim, ...]``."""
+class Edit(Protocol):
+    """What happens to a tensor that is not copied."""
 
-    kind: str
-    head_dim: int
-    kv_heads: int
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor in the result."""
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        """Make the tensor of the result from the source's, in the source's dtype."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Piece:
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
-    edit: HeadEdit | None
+    edit: Edit | None
 
     @property
     def name(self) -> str:
@@ -55,12 +60,12 @@ class OutputFile:
     pieces: tuple[Piece, ...]
 
 
-def plan_pieces(weights: Weights, edits: Mapping[str, HeadEdit], dtype: str | None) -> list[list[Piece]]:
+def plan_pieces(weights: Weights, edits: Mapping[str, Edit], dtype: str | None) -> list[list[Piece]]:
     """Decide dtype and shape of every tensor of the result, file by file of the source.
 
     Args:
         weights: The source.
-        edits: The tensors to merge, by name.
+        edits: The tensors that change, by name.
         dtype: Safetensors type for every floating tensor, or None to keep each one's own.
 
     Returns:
@@ -120,11 +125,11 @@ def parse_size(size: int | str) -> int:
     return int(match[1]) * UNITS[match[2]]
 
 
-def _piece(weights: Weights, name: str, edits: Mapping[str, HeadEdit], dtype: str | None) -> Piece:
+def _piece(weights: Weights, name: str, edits: Mapping[str, Edit], dtype: str | None) -> Piece:
     located = weights.tensors[name]
     entry, edit = located.entry, edits.get(name)
     target = dtype if dtype is not None and entry.dtype in FLOATS else entry.dtype
-    shape = entry.shape if edit is None else (edit.kv_heads * edit.head_dim, *entry.shape[1:])
+    shape = entry.shape if edit is None else edit.shape
     return Piece(located, target, shape, math.prod(shape) * ELEMENT_BYTES[target], edit)
 
 

@@ -16,8 +16,6 @@ from convert.weights.layout import OutputFile, Piece
 CAST_BYTES = 1 << 25
 """Tensors that only change their dtype are read in parts of this many bytes."""
 
-Merge = Callable[[Piece, Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class Run:
@@ -31,17 +29,16 @@ class Run:
         return sum(piece.nbytes for piece in self.pieces)
 
 
-def write_file(folder: Path, file: OutputFile, merge: Merge, report: Callable[[int], None]) -> None:
+def write_file(folder: Path, file: OutputFile, report: Callable[[int], None]) -> None:
     """Write one weight file and force it to disk.
 
     Args:
         folder: Where the file goes.
         file: Its name and pieces.
-        merge: Maps a piece with an edit and its tensor, in the source's dtype, to the merged tensor.
         report: Called with the bytes written after each step.
 
     Raises:
-        ConvertError: a source file is shorter than it was, or ``merge`` or a cast refused a tensor.
+        ConvertError: a source file is shorter than it was, or an edit or a cast refused a tensor.
         OSError: reading or writing failed.
     """
     header = encode_header([(piece.name, piece.dtype, piece.shape, piece.nbytes) for piece in file.pieces])
@@ -57,7 +54,8 @@ def write_file(folder: Path, file: OutputFile, merge: Merge, report: Callable[[i
             if first.is_copy:
                 copy_range(sources[path], target, first.source.entry.offset, run.nbytes, report)
             elif first.edit is not None:
-                _write_merged(sources[path], target, first, merge)
+                edited = first.edit.apply(load_piece(sources[path], first))
+                write_all(target, _bytes_of(cast(edited, first.dtype, first.name)))
                 report(first.nbytes)
             else:
                 _write_cast(sources[path], target, first, report)
@@ -92,11 +90,6 @@ def _continues(before: Piece, piece: Piece) -> bool:
         and before.source.file is piece.source.file
         and before.source.entry.offset + before.nbytes == piece.source.entry.offset
     )
-
-
-def _write_merged(source: int, target: int, piece: Piece, merge: Merge) -> None:
-    merged = merge(piece, load_piece(source, piece))
-    write_all(target, _bytes_of(cast(merged, piece.dtype, piece.name)))
 
 
 def _write_cast(source: int, target: int, piece: Piece, report: Callable[[int], None]) -> None:

@@ -26,7 +26,7 @@ FAILURES = {
 }
 MOMENTS = {
     "weights": "convert.weights.writing.encode_header",
-    "merging": "convert.pipeline.MergeContext",
+    "merging": "convert.pooling.MergeContext",
     "syncing weights": "os.fsync",
     "config": "convert.pipeline.dump_json",
     "tokenizer": "convert.pipeline.copy_file",
