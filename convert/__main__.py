@@ -17,6 +17,7 @@ from convert.merging import METHODS
 from convert.pipeline import convert
 from convert.request import Request, Result
 from convert.terminal import show_progress, show_result
+from convert.treatment import DEFAULT_STEPS
 
 # Some versions of typer carry their own copy of click; in all of them this is the base of usage errors.
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
@@ -32,7 +33,8 @@ def _list(entries: dict[str, str]) -> str:
 
 HELP = f"""Make the KV cache of a checkpoint smaller: fewer KV heads, a sliding window, or both.
 
-Weights are streamed and no model is built. The result takes the most portable form that expresses it:
+Weights are streamed and no model is built, unless a calibration text runs through it, layer by layer. The
+result takes the most portable form that expresses it:
 
 {_list(TIERS)}
 
@@ -43,6 +45,7 @@ Weights are streamed and no model is built. The result takes the most portable f
 [bold]Examples[/bold]
 
   python -m convert meta-llama/Llama-2-7b-hf llama-gqa8 --kv-heads 8
+  python -m convert meta-llama/Llama-2-7b-hf llama-gqa8 --kv-heads 8 --calibrate stories.txt
   python -m convert llama-gqa8 llama-window --window 4096 --sinks 4 --global-layers every:4
 """
 
@@ -68,11 +71,63 @@ def command(
         ),
     ] = None,
     merge: Annotated[
-        str, typer.Option(metavar="METHOD", help=f"{METHOD_HELP}.", rich_help_panel="Heads")
-    ] = "mean",
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help=f"{METHOD_HELP}. Default: mean; subspace where --calibrate is given.",
+            show_default=False,
+            rich_help_panel="Heads",
+        ),
+    ] = None,
+    group: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="adjacent heads become one, or search for the groups that lose least.",
+            rich_help_panel="Heads",
+        ),
+    ] = "adjacent",
     seed: Annotated[
         int, typer.Option(help="For methods that draw random numbers.", rich_help_panel="Heads")
     ] = 0,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text that shows what flows in the layers: a file (.txt, .jsonl, .parquet, .csv) or "
+            "DATASET[:config][:split][:column]. Without --merge it also turns on --refit and "
+            f"--reconstruct {DEFAULT_STEPS}.",
+            show_default=False,
+            rich_help_panel="Calibration",
+        ),
+    ] = None,
+    calibrate_tokens: Annotated[
+        int, typer.Option(help="Tokens of it to read.", rich_help_panel="Calibration")
+    ] = Request.calibrate_tokens,
+    calibrate_batch: Annotated[
+        int, typer.Option(help="Rows that are run at once.", rich_help_panel="Calibration")
+    ] = Request.calibrate_batch,
+    device: Annotated[
+        str, typer.Option(help="Where it runs: cpu, cuda, mps.", rich_help_panel="Calibration")
+    ] = "cpu",
+    refit: Annotated[
+        bool | None,
+        typer.Option(
+            "--refit/--no-refit",
+            help="Solve each layer's output projection anew, so that it makes up for what merging lost.",
+            show_default=False,
+            rich_help_panel="Calibration",
+        ),
+    ] = None,
+    reconstruct: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEPS",
+            help="Train each layer's attention alone to give what the source's gives.",
+            show_default=False,
+            rich_help_panel="Calibration",
+        ),
+    ] = None,
     window: Annotated[
         int | None,
         typer.Option(
@@ -137,6 +192,13 @@ def command(
         destination=destination,
         kv_heads=kv_heads,
         merge=merge,
+        group=group,
+        calibrate=calibrate,
+        calibrate_tokens=calibrate_tokens,
+        calibrate_batch=calibrate_batch,
+        device=device,
+        refit=refit,
+        reconstruct=reconstruct,
         window=window,
         sinks=sinks,
         positions=positions,

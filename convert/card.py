@@ -68,15 +68,77 @@ def build_card(result: Result, config: Mapping[str, Any], command: str) -> str:
             *result.load_lines,
             "```",
             "",
+            *_layers(conversion),
         ]
     )
+
+
+def describe_loss(conversion: Mapping[str, Any]) -> list[str]:
+    """Say in words what computed layers lost and by what they were measured.
+
+    Args:
+        conversion: The provenance.
+
+    Returns:
+        Sentences; none where weights were pooled as they streamed by, which measures nothing.
+    """
+    layers = conversion.get("layers")
+    if not layers:
+        return []
+    lines = []
+    calibration = conversion.get("calibration")
+    if calibration:
+        lines.append(f"Calibrated on {calibration['tokens']:,} tokens of {calibration['text']}.")
+    shares = [(name, [layer[name] for layer in layers]) for name in ("keys", "values")]
+    parts = [
+        f"{name} {100 * sum(found) / len(found):.1f}% (worst {100 * max(found):.1f}%)"
+        for name, found in shares
+    ]
+    lines.append(f"Squared error of merging, mean over layers: {', '.join(parts)}.")
+    if "stream" in layers[-1]:
+        lines.append(
+            "Squared error of the residual stream after repair: "
+            f"{100 * layers[-1]['stream']:.2g}% at the last layer."
+        )
+    return lines
+
+
+def _layers(conversion: Mapping[str, Any]) -> list[str]:
+    layers = conversion.get("layers")
+    if not layers:
+        return []
+    names = {"keys": "keys", "values": "values", "stream": "residual stream after repair"}
+    columns = {name: title for name, title in names.items() if name in layers[0]}
+    rows = [
+        f"| {index} | " + " | ".join(f"{100 * layer[name]:.3g}%" for name in columns) + " |"
+        for index, layer in enumerate(layers)
+    ]
+    return [
+        "## What merging lost, layer by layer",
+        "",
+        "Squared errors as shares: of the scores (keys), of what values contribute to the output"
+        + (", and of the residual stream after attention." if "stream" in columns else "."),
+        "",
+        f"| layer | {' | '.join(columns.values())} |",
+        "| ---: |" + " ---: |" * len(columns),
+        *rows,
+        "",
+    ]
 
 
 def _facts(conversion: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     before, after = conversion["source_kv_heads"], conversion["kv_heads"]
     facts = [f"- KV heads: {before}"]
     if before != after:
-        facts = [f"- KV heads: {before} to {after}, merged by `{conversion['merge']}` in adjacent groups"]
+        groups = "adjacent" if conversion["grouping"] == "adjacent" else "searched"
+        facts = [f"- KV heads: {before} to {after}, merged by `{conversion['merge']}` in {groups} groups"]
+        calibration = conversion.get("calibration")
+        if calibration:
+            facts.append(
+                f"- Calibrated on {calibration['tokens']:,} tokens of `{calibration['text']}` "
+                f"({calibration['digest']}); refit: {'yes' if calibration['refit'] else 'no'}; "
+                f"reconstruction: {calibration['reconstruct']} steps per layer"
+            )
         facts.append("- Merging loses quality until the model is trained further; measure before use.")
     window = config.get("attention_window")
     if window:

@@ -2,22 +2,24 @@
 
 import errno
 import shlex
+import shutil
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from convert.card import build_card
 from convert.destination import copy_file, write_folder, write_text
 from convert.errors import ConvertError
 from convert.json_file import dump_json
+from convert.layerwise.store import WORK, ComputedTensor, LayerStore
 from convert.plan import Plan, make_plan
 from convert.request import Request, Result
 from convert.weights.checkpoint import INDEX
-from convert.weights.layout import build_index
+from convert.weights.layout import Piece, build_index
 from convert.weights.writing import write_file
 
-Report = Callable[[str, int, int], None]
-"""Called with what is being written, bytes done and bytes in all."""
+Report = Callable[[str, int, int, str], None]
+"""Called with what is being done, how much is done, how much there is, and the unit: bytes or steps."""
 
 
 def convert(
@@ -28,7 +30,7 @@ def convert(
     Args:
         request: What is asked for.
         command: The command line to put in the model card; None builds it from the request.
-        report: Called while weights are written.
+        report: Called while layers are computed and weights are written.
         code_root: Folder of the ``patches`` package; None finds the installed one.
 
     Returns:
@@ -41,9 +43,9 @@ def convert(
         plan = make_plan(request, code_root)
         if not request.dry_run:
             with write_folder(request.destination, request.force) as folder:
-                _write(
-                    folder, plan, command or command_line(request), report or (lambda name, done, total: None)
-                )
+                tell = report or (lambda name, done, total, unit: None)
+                plan = _compute(folder, plan, tell)
+                _write(folder, plan, command or command_line(request), tell)
     except OSError as error:
         full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         where = f" {error.filename}" if error.filename else ""
@@ -58,14 +60,42 @@ def command_line(request: Request) -> str:
         value = getattr(request, option.name)
         if value == option.default:
             continue
-        words.append(f"--{option.name.replace('_', '-')}")
-        if value is not True:
+        words.append(f"--{'no-' if value is False else ''}{option.name.replace('_', '-')}")
+        if value is not True and value is not False:
             words.append(str(value))
     return shlex.join(words)
 
 
+def _compute(folder: Path, plan: Plan, report: Report) -> Plan:
+    """Compute the layers of a plan that cannot be streamed; give the plan that knows them."""
+    job = plan.job
+    if job is None:
+        return plan
+    # With these come torch's models, a second of imports that streaming does not need.
+    from convert.layerwise.compute import compute
+
+    store = LayerStore(folder / WORK)
+    described = compute(job, store, lambda stage, done, total: report(stage, done, total, "steps"))
+    provenance = dict(plan.result.provenance) | described
+    return replace(
+        plan,
+        files=tuple(
+            replace(file, pieces=tuple(_bind(piece, store) for piece in file.pieces)) for file in plan.files
+        ),
+        form=replace(plan.form, config=plan.form.config | {"conversion": provenance}),
+        result=replace(plan.result, provenance=provenance),
+    )
+
+
+def _bind(piece: Piece, store: LayerStore) -> Piece:
+    if not isinstance(piece.edit, ComputedTensor):
+        return piece
+    return replace(piece, edit=replace(piece.edit, store=store))
+
+
 def _write(folder: Path, plan: Plan, command: str, report: Report) -> None:
     _write_weights(folder, plan, report)
+    shutil.rmtree(folder / WORK, ignore_errors=True)
     if len(plan.files) > 1:
         write_text(folder / INDEX, dump_json(build_index(plan.files)))
     for path in plan.carried:
@@ -84,6 +114,6 @@ def _write_weights(folder: Path, plan: Plan, report: Report) -> None:
         def advance(nbytes: int, name: str = file.name) -> None:
             nonlocal done
             done += nbytes
-            report(name, done, total)
+            report(name, done, total, "bytes")
 
         write_file(folder, file, advance)

@@ -2,27 +2,31 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convert.attention import check_tensors, read_shape
+from convert.attention import AttentionShape, check_tensors, read_shape
 from convert.carry import list_carried
 from convert.destination import check_destination, check_space
 from convert.errors import ConvertError
 from convert.families import find_family
+from convert.families.family import Family
 from convert.footprint import CacheShape, build_rows
 from convert.grouping import adjacent_groups
-from convert.merging import find_method
-from convert.pooling import Pooling, plan_edits
+from convert.layerwise.job import LayerJob
+from convert.layerwise.store import plan_layers
+from convert.pooling import plan_edits
 from convert.provenance import build_provenance
 from convert.remote_code import find_package, flatten
 from convert.request import Request, Result
 from convert.source import Source, open_source
 from convert.tiers import Form, choose_form
+from convert.treatment import Treatment, check_family, choose_treatment
 from convert.weights.checkpoint import Weights, open_weights
 from convert.weights.dtypes import ELEMENT_BYTES, config_name, parse_dtype
 from convert.weights.header import encode_header
-from convert.weights.layout import OutputFile, parse_size, plan_files, plan_pieces
+from convert.weights.layout import Edit, OutputFile, parse_size, plan_files, plan_pieces
 from convert.window import read_window
 
 
@@ -36,6 +40,7 @@ class Plan:
     files: tuple[OutputFile, ...]
     carried: tuple[Path, ...]
     code: dict[str, str]
+    job: LayerJob | None
     result: Result
 
 
@@ -52,7 +57,7 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
     Raises:
         ConvertError: the request, the source or the destination does not allow it.
     """
-    method = find_method(request.merge)
+    treatment = choose_treatment(request)
     dtype = None if request.dtype is None else parse_dtype(request.dtype)
     shard_bytes = None if request.max_shard_size is None else parse_size(request.max_shard_size)
     if request.kv_heads is None and request.window is None:
@@ -68,8 +73,12 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
     form = choose_form(family, source.config, shape, len(groups), window)
     if request.window is not None and window is None:
         form = replace(form, reason="every layer is global, so no layer has a window")
-    pooling = Pooling(method, groups, request.seed, _initializer_range(source))
-    edits = plan_edits(family, source.config, shape, pooling, family.is_bare(weights.tensors))
+    notes = treatment.notes + check_family(treatment, family, source.config)
+    job = None
+    edits: Mapping[str, Edit] = {}
+    if len(groups) != shape.kv_heads:
+        job = _job(request, treatment, source, weights, family, shape, len(groups), dtype)
+        edits = plan_edits(job, groups) if treatment.streams else plan_layers(job)
     files = plan_files(plan_pieces(weights, edits, dtype), shard_bytes)
     carried = list_carried(source.folder)
     code = flatten(code_root or find_package()) if form.tier == "windowed" else {}
@@ -77,7 +86,7 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
     if dtype is not None:
         form.config["torch_dtype" if "torch_dtype" in form.config else "dtype"] = config_name(dtype)
     form.config["conversion"] = build_provenance(
-        request, source, weights.files, (shape.kv_heads, len(groups))
+        request, treatment, source, weights.files, (shape.kv_heads, len(groups))
     )
     caches = (
         CacheShape(shape.kv_heads, shape.head_dim, ELEMENT_BYTES[cache_dtype], shape.windows),
@@ -89,8 +98,35 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
             form.tier == "windowed",
         ),
     )
-    result = _result(request, form, weights, files, caches)
-    return Plan(request, source, form, files, carried, code, result)
+    result = replace(_result(request, form, weights, files, caches), notes=notes if job else ())
+    return Plan(request, source, form, files, carried, code, None if treatment.streams else job, result)
+
+
+def _job(
+    request: Request,
+    treatment: Treatment,
+    source: Source,
+    weights: Weights,
+    family: Family,
+    shape: AttentionShape,
+    kv_heads: int,
+    dtype: str | None,
+) -> LayerJob:
+    return LayerJob(
+        folder=source.folder,
+        weights=weights,
+        family=family,
+        config=dict(source.config),
+        shape=shape,
+        bare=family.is_bare(weights.tensors),
+        kv_heads=(kv_heads,) * shape.layers,
+        method=treatment.method,
+        search=treatment.search,
+        seed=request.seed,
+        initializer_range=_initializer_range(source),
+        dtype=dtype,
+        calibration=treatment.calibration,
+    )
 
 
 def _initializer_range(source: Source) -> float:

@@ -1,16 +1,13 @@
 """Methods that pool keys and values alone: one tensor in, one tensor out, so that weights can be streamed."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from convert.attention import AttentionShape
 from convert.errors import ConvertError
-from convert.families.family import Family
 from convert.families.layouts.layout import Layout
 from convert.heads import HeadShape
+from convert.layerwise.job import LayerJob
 from convert.merging.method import Groups, MergeContext, Pool
 
 POOLED = {"k": "weight", "v": "weight", "k_bias": "bias", "v_bias": "bias", "k_norm": "norm"}
@@ -76,28 +73,24 @@ class HeadEdit:
         return merged if heads.dim() == 3 else merged[..., 0]
 
 
-def plan_edits(
-    family: Family, config: Mapping[str, Any], shape: AttentionShape, pooling: Pooling, bare: bool
-) -> dict[str, HeadEdit]:
+def plan_edits(job: LayerJob, groups: Groups) -> dict[str, HeadEdit]:
     """List the tensors that pooling changes.
 
     Args:
-        family: Family of the source.
-        config: Its ``config.json``.
-        shape: Its attention shape.
-        pooling: What is done to every layer.
-        bare: Whether its tensor names leave out the base model.
+        job: What is done to every layer; its method pools.
+        groups: For each new head, the source heads it replaces.
 
     Returns:
-        The edits by tensor name; none if there are as many groups as heads.
+        The edits by tensor name.
     """
-    if len(pooling.groups) == shape.kv_heads:
-        return {}
-    before, after = shape.layer(), shape.layer(len(pooling.groups))
-    edits = {}
-    for layer in range(shape.layers):
-        for suffix, roles in family.layout.roles(config).items():
+    if job.method.pool is None:
+        raise ValueError(f"method {job.method.name} does not pool")
+    pooling = Pooling(job.method.pool, groups, job.seed, job.initializer_range)
+    layout, edits = job.family.layout, {}
+    for layer in range(job.shape.layers):
+        for suffix, roles in layout.roles(job.config).items():
             if POOLED.keys() & set(roles):
-                name = family.tensor(layer, suffix, bare)
-                edits[name] = HeadEdit(name, suffix, family.layout, before, after, pooling)
+                name = job.names(layer)[suffix]
+                after = job.result_shape(layer)
+                edits[name] = HeadEdit(name, suffix, layout, job.source_shape, after, pooling)
     return edits

@@ -2,14 +2,17 @@
 
 import hashlib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from convert.calibration.text import CalibrationText
 from convert.json_file import dump_json
+from convert.layerwise.job import Calibration
 from convert.request import Request
 from convert.source import Source
+from convert.treatment import Treatment
 from convert.weights.header import WeightFile
 
 TOOL = "headroom"
@@ -38,12 +41,17 @@ def digest_source(config: Mapping[str, Any], files: Iterable[WeightFile]) -> str
 
 
 def build_provenance(
-    request: Request, source: Source, files: Iterable[WeightFile], heads: tuple[int, int]
+    request: Request,
+    treatment: Treatment,
+    source: Source,
+    files: Iterable[WeightFile],
+    heads: tuple[int, int],
 ) -> dict[str, Any]:
     """Build the provenance of a result.
 
     Args:
         request: What was asked for.
+        treatment: How heads are merged.
         source: The checkpoint it came from.
         files: The source's weight files.
         heads: KV heads of source and result.
@@ -63,5 +71,31 @@ def build_provenance(
         "kv_heads": after,
     }
     if before != after:
-        provenance |= {"merge": request.merge, "grouping": "adjacent", "seed": request.seed}
+        provenance |= {"merge": treatment.method.name, "grouping": request.group, "seed": request.seed}
     return provenance
+
+
+def describe_layers(
+    records: Sequence[Mapping[str, Any]], calibration: Calibration | None, text: CalibrationText | None
+) -> dict[str, Any]:
+    """Describe computed layers for the provenance.
+
+    Args:
+        records: What is known about each layer.
+        calibration: What was done with a text, or None.
+        text: The text, or None.
+
+    Returns:
+        Keys for the provenance: ``layers``, and ``calibration`` if there was a text.
+    """
+    found: dict[str, Any] = {}
+    if calibration is not None and text is not None:
+        found["calibration"] = {
+            "text": text.name,
+            "digest": text.digest,
+            "tokens": text.tokens,
+            "row_tokens": text.rows.shape[1],
+            "refit": calibration.refit,
+            "reconstruct": calibration.steps,
+        }
+    return found | {"layers": [dict(record) for record in records]}

@@ -16,7 +16,14 @@ class Request:
         source: Checkpoint folder or hub id.
         destination: Folder to write; it must not exist unless ``force``.
         kv_heads: KV heads of the result, a divisor of the source's. None keeps the source's.
-        merge: Name of a merge method.
+        merge: Name of a merge method. None: ``mean``, or ``subspace`` where a calibration text is given.
+        group: Which heads become one: ``adjacent`` ones, or the best found by ``search``.
+        calibrate: Text to measure the layers with: a file, or ``DATASET[:config][:split][:column]``.
+        calibrate_tokens: How many of its tokens are read.
+        calibrate_batch: Rows that are run at once.
+        device: Where calibration runs, as torch names it.
+        refit: Whether output projections are solved anew on the text. None: only if no method is named.
+        reconstruct: Training steps on each layer's attention. None: 200 if no method is named, else 0.
         window: Tokens each windowed layer sees, the query's own included. None leaves attention as it is.
         sinks: First tokens that stay visible beside the window.
         positions: How rotary positions are counted, only ``absolute`` so far.
@@ -31,7 +38,14 @@ class Request:
     source: str
     destination: Path
     kv_heads: int | None = None
-    merge: str = "mean"
+    merge: str | None = None
+    group: str = "adjacent"
+    calibrate: str | None = None
+    calibrate_tokens: int = 32768
+    calibrate_batch: int = 8
+    device: str = "cpu"
+    refit: bool | None = None
+    reconstruct: int | None = None
     window: int | None = None
     sinks: int = 0
     positions: str = "absolute"
@@ -66,6 +80,7 @@ class Result:
         rows: The table, source beside result.
         provenance: The ``conversion`` key of the new ``config.json``.
         dry_run: Whether nothing was written.
+        notes: What else the user should know, one sentence each.
     """
 
     path: Path
@@ -76,3 +91,4 @@ class Result:
     rows: tuple[Row, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     dry_run: bool = False
+    notes: tuple[str, ...] = ()

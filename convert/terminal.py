@@ -5,17 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from convert.card import describe_loss
 from convert.pipeline import Report
 from convert.quantities import format_change, format_value
 from convert.request import Result, Row
@@ -35,33 +29,38 @@ def show_progress(console: Console) -> Iterator[Report]:
         console: Where it is shown; standard error, so that results alone are on standard output.
 
     Yields:
-        The function to call with file name, bytes done and bytes in all.
+        The function to call with what is being done, how much is done, how much there is, and the unit.
     """
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        TextColumn("{task.fields[amount]}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
     )
-    task = progress.add_task("", total=None)
+    task = progress.add_task("", total=None, amount="")
     started = time.monotonic()
     shown = started + PATIENCE_S - PLAIN_STEP_S
+    counting, since = "", started
 
-    def report(name: str, done: int, total: int) -> None:
-        nonlocal shown
+    def report(name: str, done: int, total: int, unit: str) -> None:
+        nonlocal shown, counting, since
         now = time.monotonic()
+        if unit != counting:
+            # Bytes and steps go at different speeds: the time that is left is estimated anew.
+            counting, since = unit, now
+            progress.reset(task, total=total)
         if now - started < PATIENCE_S:
             return
+        amount = f"{_amount(done, unit)} of {_amount(total, unit)}"
         if console.is_terminal:
-            progress.update(task, description=name, completed=done, total=total)
+            progress.update(task, description=name, completed=done, total=total, amount=amount)
             progress.start()
         elif now - shown >= PLAIN_STEP_S:
             shown = now
-            of = f"{format_value(done, 'bytes')} of {format_value(total, 'bytes')}"
-            console.print(f"{name}: {of} written ({100 * done // max(total, 1)}%)", highlight=False)
+            left = f", {_duration((now - since) * (total - done) / done)} left" if done else ""
+            console.print(f"{name}: {amount} ({100 * done // max(total, 1)}%{left})", highlight=False)
 
     try:
         yield report
@@ -69,6 +68,16 @@ def show_progress(console: Console) -> Iterator[Report]:
         # A bar that never started would still print an empty line.
         if progress.live.is_started:
             progress.stop()
+
+
+def _amount(value: int, unit: str) -> str:
+    return format_value(value, "bytes") if unit == "bytes" else f"{value} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def show_result(console: Console, result: Result) -> None:
@@ -79,6 +88,10 @@ def show_result(console: Console, result: Result) -> None:
     )
     console.print(headline, soft_wrap=True)
     console.print(Text(f"{result.reason[:1].upper()}{result.reason[1:]}.", style="dim"), soft_wrap=True)
+    for note in result.notes:
+        console.print(Text(f"{note}.", style="yellow"), soft_wrap=True)
+    for line in describe_loss(result.provenance):
+        console.print(Text(line, style="dim"), soft_wrap=True)
     console.print()
     console.print(_table(result.rows))
     console.print()

@@ -118,7 +118,7 @@ class Decoder:
             if names:
                 with safe_open(file.path, framework="pt") as reader:
                     state |= {name: reader.get_tensor(name) for name in names}
-        mapping = get_model_conversion_mapping(self.model)
+        mapping: list[Any] = list(get_model_conversion_mapping(self.model))
         convert_and_load_state_dict_in_model(
             self.model, state, LoadStateDictConfig(dtype=torch.float32, weight_mapping=mapping)
         )

@@ -52,7 +52,7 @@ def run_whole(
     Args:
         layer: A loaded layer.
         spots: Where to look.
-        weights: Attention tensors that take the place of the layer's own, by their names below the attention module.
+        weights: Attention tensors that take the place of the layer's own, by their names below its attention.
         hidden: ``[B, T, E]``.
         call: How the decoder calls it.
 

@@ -28,6 +28,7 @@ def reconstruct(
     hidden: Tensor,
     target: Tensor,
     schedule: Schedule,
+    tick: Callable[[], None],
 ) -> dict[str, Tensor]:
     """Train the projections of one layer to give the source's stream.
 
@@ -37,6 +38,7 @@ def reconstruct(
         hidden: What the converted layer reads, ``[R, T, E]``.
         target: What the stream should be after it, ``[R, T, E]``.
         schedule: Steps, rows per step, seed.
+        tick: Called after every step.
 
     Returns:
         The trained parts, float32.
@@ -55,6 +57,7 @@ def reconstruct(
         loss.backward()
         optimizer.step()
         scheduler.step()
+        tick()
     return {role: tensor.detach() for role, tensor in trained.items()}
 
 

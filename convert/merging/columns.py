@@ -15,7 +15,7 @@ def to_columns(heads: AttentionHeads) -> AttentionHeads:
         heads: As in a checkpoint.
 
     Returns:
-        float64 heads whose ``q``, ``k`` and ``v`` are ``[.., D, X]``: ``X = E + 1`` if any of them has a bias,
+        float64 heads whose ``q``, ``k`` and ``v`` are ``[.., D, X]``: ``X = E + 1`` if any has a bias,
         else ``X = E``.
     """
     biased = any(bias is not None for bias in (heads.q_bias, heads.k_bias, heads.v_bias))

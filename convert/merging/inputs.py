@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 DAMPING = 1e-5
-"""Share of the mean eigenvalue added to all: directions that a short text never shows still count a little."""
+"""Share of the mean eigenvalue added to all: directions that a text never shows still count a little."""
 
 
 @dataclass(frozen=True)

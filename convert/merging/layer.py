@@ -8,7 +8,7 @@ from torch import Tensor
 
 from convert.heads import AttentionHeads, Rotary
 from convert.merging.inputs import Inputs
-from convert.merging.method import Groups, MergeContext, MergeMethod
+from convert.merging.method import Groups, MergeContext, MergeMethod, Pool
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def merge_layer(heads: AttentionHeads, groups: Groups, setting: Setting) -> Atte
         setting: Method and circumstances.
 
     Returns:
-        The merged heads in columns; query heads and outputs follow their KV heads. A group of one is unchanged.
+        The merged heads in columns; query heads and outputs follow their KV heads. A group of one stays.
 
     Holds: as many heads as the source in its order come back bit for bit (tests/convert/test_closed_form.py).
     """
@@ -47,7 +47,7 @@ def merge_layer(heads: AttentionHeads, groups: Groups, setting: Setting) -> Atte
     parts = []
     start = 0
     for group in groups:
-        chosen = _take(ordered, range(start, start + len(group)))
+        chosen = select(ordered, range(start, start + len(group)))
         parts.append(chosen if len(group) == 1 else merge_group(chosen, start, setting))
         start += len(group)
     merged = {
@@ -58,7 +58,7 @@ def merge_layer(heads: AttentionHeads, groups: Groups, setting: Setting) -> Atte
 
 def reorder(heads: AttentionHeads, groups: Groups) -> AttentionHeads:
     """Put KV heads into the order of their groups, query heads and outputs along with them."""
-    return _take(heads, [head for group in groups for head in group])
+    return select(heads, [head for group in groups for head in group])
 
 
 def merge_group(heads: AttentionHeads, place: int, setting: Setting) -> AttentionHeads:
@@ -72,30 +72,35 @@ def merge_group(heads: AttentionHeads, place: int, setting: Setting) -> Attentio
     Returns:
         One KV head, all query heads.
     """
+    if setting.method.pool is not None:
+        return _pool(heads, place, setting.method.pool, setting.context)
     method, n = setting.method, len(heads.k)
-    whole = (tuple(range(n)),)
-    k_norm = None if heads.k_norm is None else heads.k_norm.mean(dim=0, keepdim=True)
-    if method.pool is not None:
-        k, v = (
-            method.pool(
-                rows, whole, replace(setting.context, tensor=f"{setting.context.tensor}:{role}{place}")
-            )
-            for role, rows in (("k", heads.k), ("v", heads.v))
-        )
-        return replace(heads, k=k, v=v, k_norm=k_norm)
     if method.keys is None or method.values is None:
         raise ValueError(f"method {method.name} neither pools nor merges keys and values")
     q, o = heads.q.unflatten(0, (n, -1)), heads.o.unflatten(0, (n, -1))
-    k, q = (
-        (heads.k.mean(dim=0), q)
-        if setting.key_norm
-        else method.keys(heads.k, q, setting.rotary, setting.inputs)
-    )
+    k = heads.k.mean(dim=0)
+    k_norm = None if heads.k_norm is None else heads.k_norm.mean(dim=0, keepdim=True)
+    if not setting.key_norm:
+        k, q = method.keys(heads.k, q, setting.rotary, setting.inputs)
     v, o = method.values(heads.v, o, setting.inputs)
     return replace(heads, q=q.flatten(0, 1), k=k[None], v=v[None], o=o.flatten(0, 1), k_norm=k_norm)
 
 
-def _take(heads: AttentionHeads, chosen: Sequence[int]) -> AttentionHeads:
+def _pool(heads: AttentionHeads, place: int, pool: Pool, context: MergeContext) -> AttentionHeads:
+    whole = (tuple(range(len(heads.k))),)
+    pooled = {}
+    for role in ("k", "v", "k_norm"):
+        rows = getattr(heads, role)
+        if rows is not None:
+            wide = rows if rows.dim() == 3 else rows[..., None]
+            kind = "norm" if role == "k_norm" else "weight"
+            merged = pool(wide, whole, replace(context, tensor=f"{context.tensor}:{role}{place}", kind=kind))
+            pooled[role] = merged if rows.dim() == 3 else merged[..., 0]
+    return replace(heads, **pooled)
+
+
+def select(heads: AttentionHeads, chosen: Sequence[int]) -> AttentionHeads:
+    """Take some KV heads in the given order, query heads and outputs along with them."""
     kv_heads = len(heads.k)
 
     def pick(tensor: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def merge_keys(k: Tensor, q: Tensor, rotary: Rotary, inputs: Inputs) -> tuple[Te
 
 
 def _align(heads: Tensor) -> Tensor:
-    """Orthogonal (or unitary) ``[n, D, D]`` that bring heads ``[n, D, X]`` closest to their common average."""
+    """Orthogonal (or unitary) ``[n, D, D]`` that bring heads ``[n, D, X]`` closest to their average."""
     head_dim = heads.shape[1]
     turns = torch.eye(head_dim, dtype=heads.dtype, device=heads.device).repeat(len(heads), 1, 1)
     target = heads[0]

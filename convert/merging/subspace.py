@@ -1,8 +1,8 @@
 """The best shared head that a group's query and output projections can be adapted to, in closed form.
 
-Values may be mixed by any invertible matrix and keys by one complex number per rotary frequency (any invertible
-matrix where nothing turns) if the output and query projections undo it. So the question is not which average
-is closest to all heads, but which subspace holds most of what they contribute: principal components.
+Values may be mixed by any invertible matrix, and keys by one complex number per rotary frequency (any
+invertible matrix where nothing turns), if the output and query projections undo it. So the question is not
+which average is closest to all heads, but which subspace holds most of what they contribute.
 """
 
 import torch
@@ -64,7 +64,7 @@ def merge_keys(k: Tensor, q: Tensor, rotary: Rotary, inputs: Inputs) -> tuple[Te
 
 
 def _shared_subspace(rows: Tensor, moments: Tensor, readers: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """Principal components of what readers ``[n, G, A, D]`` make of rows ``[n, D, X]``, weighed by moments."""
+    """Principal components of what readers ``[n, G, A, D]`` with these moments make of ``[n, D, X]``."""
     weigh, unweigh = _root_and_inverse(moments)
     heads, head_dim, _ = rows.shape
     weighed = (weigh @ rows).flatten(0, 1)
