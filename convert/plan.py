@@ -10,6 +10,7 @@ from convert.carry import list_carried
 from convert.destination import check_destination, check_space
 from convert.errors import ConvertError
 from convert.families import find_family
+from convert.families.family import Family
 from convert.footprint import CacheShape, build_rows
 from convert.grouping import adjacent_groups
 from convert.merging import find_method
@@ -68,9 +69,9 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
     form = choose_form(family, source.config, shape, len(groups), window)
     if request.window is not None and window is None:
         form = replace(form, reason="every layer is global, so no layer has a window")
-    pooling = Pooling(method, groups, request.seed, _initializer_range(source))
-    edits = plan_edits(family, source.config, shape, pooling, family.is_bare(weights.tensors))
-    files = plan_files(plan_pieces(weights, edits, dtype), shard_bytes)
+    pooling = Pooling(method, groups, request.seed, _initializer_range(family, source))
+    edits, dropped = plan_edits(family, source.config, shape, pooling, form, weights)
+    files = plan_files(plan_pieces(weights, edits, dropped, dtype), shard_bytes)
     carried = list_carried(source.folder)
     code = flatten(code_root or find_package()) if form.tier == "windowed" else {}
     check_space(request.destination, _total_bytes(source, files, carried))
@@ -93,8 +94,9 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
     return Plan(request, source, form, files, carried, code, result)
 
 
-def _initializer_range(source: Source) -> float:
-    value = source.config.get("initializer_range", 0.02)
+def _initializer_range(family: Family, source: Source) -> float:
+    value = family.value(source.config, "initializer_range")
+    value = 0.02 if value is None and "initializer_range" not in source.config else value
     if type(value) not in (int, float) or not 0 <= value < 1e6:
         raise ConvertError(f"config.json: initializer_range={value!r} is not a standard deviation")
     return float(value)
