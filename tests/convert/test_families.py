@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from convert import Request, convert
 from convert.attention import AttentionShape, read_shape
@@ -259,3 +259,19 @@ def test_tokenizer_and_generation_config_go_along(make_checkpoint, tmp_path: Pat
     assert after.chat_template == before.chat_template is not None
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"):
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defaults_are_those_of_transformers(family: str) -> None:
+    record, theirs = FAMILIES[family], AutoConfig.for_model(family)
+    ours = read_shape(record, {"model_type": family})
+    head_dim = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
+    kv_heads = getattr(theirs, "num_key_value_heads", None) or theirs.num_attention_heads
+    kinds = getattr(theirs, "layer_types", None) or ["sliding_attention"] * theirs.num_hidden_layers
+    size = getattr(theirs, "sliding_window", None) or None
+    expected = (theirs.num_hidden_layers, theirs.num_attention_heads, theirs.hidden_size, head_dim)
+    assert (ours.layers, ours.heads, ours.hidden_size, ours.head_dim) == expected
+    assert ours.kv_heads == (1 if family == "falcon" else kv_heads)
+    assert ours.windows == tuple(size if kind == "sliding_attention" else None for kind in kinds)
+    spread = record.value({}, "initializer_range") or 0.02
+    assert spread == getattr(theirs, "init_std", getattr(theirs, "initializer_range", 0.02))
