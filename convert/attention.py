@@ -67,24 +67,18 @@ def read_windows(family: Family, config: Mapping[str, Any], layers: int) -> tupl
     Raises:
         ConvertError: the window or ``layer_types`` is malformed.
     """
-    native = family.window
-    if native is None or (native.switch is not None and not config.get(native.switch)):
-        return (None,) * layers
-    size = config.get("sliding_window", native.default_size)
+    size = family.window_size(config)
     if size is None:
         return (None,) * layers
     if type(size) is not int or size < 1:
         raise ConvertError(f"config.json: sliding_window={size!r} is not a positive number of tokens")
     kinds = config.get("layer_types")
-    if kinds is not None:
-        if not isinstance(kinds, list) or len(kinds) != layers:
-            raise ConvertError(f"config.json: layer_types must name all {layers} layers")
-        return tuple(size if kind == "sliding_attention" else None for kind in kinds)
-    key, default = native.first_layer or ("", 0)
-    first = config.get(key, default)
-    if type(first) is not int:
-        raise ConvertError(f"config.json: {key}={first!r} is not a layer number")
-    return tuple(size if layer >= first else None for layer in range(layers))
+    if kinds is not None and (not isinstance(kinds, list) or len(kinds) != layers):
+        raise ConvertError(f"config.json: layer_types must name all {layers} layers")
+    for key in ("max_window_layers", "sliding_window_pattern", "no_rope_layer_interval"):
+        if type(config.get(key, 1)) is not int:
+            raise ConvertError(f"config.json: {key}={config[key]!r} is not a number of layers")
+    return tuple(size if family.is_sliding(config, layer) else None for layer in range(layers))
 
 
 def check_tensors(family: Family, config: Mapping[str, Any], shape: AttentionShape, weights: Weights) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,10 +11,12 @@ from convert.destination import check_destination, check_space
 from convert.errors import ConvertError
 from convert.families import find_family
 from convert.families.family import Family
+from convert.families.layouts.layout import Layout
 from convert.footprint import CacheShape, build_rows
 from convert.grouping import adjacent_groups
 from convert.layerwise.job import LayerJob
 from convert.layerwise.store import plan_layers
+from convert.moving import plan_moves
 from convert.pooling import plan_edits
 from convert.provenance import build_provenance
 from convert.remote_code import find_package, flatten
@@ -75,11 +76,13 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
         form = replace(form, reason="every layer is global, so no layer has a window")
     notes = treatment.notes + check_family(treatment, family, source.config)
     job = None
-    edits: Mapping[str, Edit] = {}
+    edits: dict[str, Edit] = {}
+    dropped: set[str] = set()
     if len(groups) != shape.kv_heads:
-        job = _job(request, treatment, source, weights, family, shape, len(groups), dtype)
-        edits = plan_edits(job, groups) if treatment.streams else plan_layers(job)
-    files = plan_files(plan_pieces(weights, edits, dtype), shard_bytes)
+        job = _job(request, treatment, source, weights, family, shape, len(groups), form.layout, dtype)
+        moves, dropped = plan_moves(job, form)
+        edits = {**moves, **(plan_edits(job, groups) if treatment.streams else plan_layers(job))}
+    files = plan_files(plan_pieces(weights, edits, dropped, dtype), shard_bytes)
     carried = list_carried(source.folder)
     code = flatten(code_root or find_package()) if form.tier == "windowed" else {}
     check_space(request.destination, _total_bytes(source, files, carried))
@@ -110,6 +113,7 @@ def _job(
     family: Family,
     shape: AttentionShape,
     kv_heads: int,
+    layout: Layout,
     dtype: str | None,
 ) -> LayerJob:
     return LayerJob(
@@ -123,14 +127,16 @@ def _job(
         method=treatment.method,
         search=treatment.search,
         seed=request.seed,
-        initializer_range=_initializer_range(source),
+        initializer_range=_initializer_range(family, source),
+        layout=layout,
         dtype=dtype,
         calibration=treatment.calibration,
     )
 
 
-def _initializer_range(source: Source) -> float:
-    value = source.config.get("initializer_range", 0.02)
+def _initializer_range(family: Family, source: Source) -> float:
+    value = family.value(source.config, "initializer_range")
+    value = 0.02 if value is None and "initializer_range" not in source.config else value
     if type(value) not in (int, float) or not 0 <= value < 1e6:
         raise ConvertError(f"config.json: initializer_range={value!r} is not a standard deviation")
     return float(value)

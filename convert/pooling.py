@@ -26,19 +26,26 @@ class Pooling:
 
 @dataclass(frozen=True)
 class HeadEdit:
-    """A tensor whose key and value heads are pooled; queries in the same tensor stay as they are."""
+    """A tensor whose key and value heads are pooled; queries in the same tensor stay as they are.
+
+    Args:
+        name: Its name.
+        suffix: What follows the name of the attention module.
+        layouts: How source and result store it.
+        shapes: Sizes of a layer of source and result.
+        pooling: What is done to the heads.
+    """
 
     name: str
     suffix: str
-    layout: Layout
-    before: HeadShape
-    after: HeadShape
+    layouts: tuple[Layout, Layout]
+    shapes: tuple[HeadShape, HeadShape]
     pooling: Pooling
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor in the result."""
-        return self.layout.size(self.suffix, self.after)
+        return self.layouts[1].size(self.suffix, self.shapes[1])
 
     def apply(self, tensor: Tensor) -> Tensor:
         """Pool the heads of the tensor.
@@ -54,9 +61,9 @@ class HeadEdit:
         """
         if not bool(tensor.isfinite().all()):
             raise ConvertError(f"tensor {self.name!r} holds NaN or infinity and cannot be merged")
-        parts = self.layout.split(self.suffix, tensor, self.before)
+        parts = self.layouts[0].split(self.suffix, tensor, self.shapes[0])
         pooled = {role: self._pool(role, part, alone=len(parts) == 1) for role, part in parts.items()}
-        return self.layout.join(self.suffix, pooled, self.after)
+        return self.layouts[1].join(self.suffix, pooled, self.shapes[1])
 
     def _pool(self, role: str, heads: Tensor, alone: bool) -> Tensor:
         if role not in POOLED:
@@ -86,11 +93,10 @@ def plan_edits(job: LayerJob, groups: Groups) -> dict[str, HeadEdit]:
     if job.method.pool is None:
         raise ValueError(f"method {job.method.name} does not pool")
     pooling = Pooling(job.method.pool, groups, job.seed, job.initializer_range)
-    layout, edits = job.family.layout, {}
+    layouts, edits = (job.family.layout, job.layout), {}
     for layer in range(job.shape.layers):
-        for suffix, roles in layout.roles(job.config).items():
-            if POOLED.keys() & set(roles):
-                name = job.names(layer)[suffix]
-                after = job.result_shape(layer)
-                edits[name] = HeadEdit(name, suffix, layout, job.source_shape, after, pooling)
+        shapes = job.source_shape, job.result_shape(layer)
+        for suffix, name in job.names(layer).items():
+            if POOLED.keys() & set(layouts[0].roles()[suffix]) or layouts[0] != layouts[1]:
+                edits[name] = HeadEdit(name, suffix, layouts, shapes, pooling)
     return edits

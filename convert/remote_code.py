@@ -9,8 +9,8 @@ import ast
 import importlib.util
 from pathlib import Path
 
+from convert.configs import REMOTE_MODULE
 from convert.errors import ConvertError
-from convert.tiers import REMOTE_MODULE
 
 PACKAGE = "patches"
 ENTRY = f"{PACKAGE}.remote"

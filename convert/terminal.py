@@ -53,7 +53,7 @@ def show_progress(console: Console) -> Iterator[Report]:
             progress.reset(task, total=total)
         if now - started < PATIENCE_S:
             return
-        amount = f"{_amount(done, unit)} of {_amount(total, unit)}"
+        amount = _amount(done, total, unit)
         if console.is_terminal:
             progress.update(task, description=name, completed=done, total=total, amount=amount)
             progress.start()
@@ -70,8 +70,10 @@ def show_progress(console: Console) -> Iterator[Report]:
             progress.stop()
 
 
-def _amount(value: int, unit: str) -> str:
-    return format_value(value, "bytes") if unit == "bytes" else f"{value} {unit}"
+def _amount(done: int, total: int, unit: str) -> str:
+    if unit == "bytes":
+        return f"{format_value(done, unit)} of {format_value(total, unit)}"
+    return f"{done} of {total} {unit}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,29 +1,40 @@
-"""Choosing the most portable form of the result, and writing its ``config.json``."""
+"""Choosing the most portable form of the result."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from convert.attention import AttentionShape
+from convert.configs import native_window, own_class, sibling_window, windowed
 from convert.errors import ConvertError
-from convert.families.family import Family, Sibling
+from convert.families import FAMILIES
+from convert.families.family import Family
+from convert.families.layouts.layout import Layout
 from convert.request import Tier
 from convert.window import Window
-
-REMOTE_MODULE = "headroom_windowed"
-WINDOWED_LAYER = "sinks_and_window"
-SIBLING_FORMAT = "5.17.0"
-"""``transformers_version`` of moved configs: transformers takes older Ministrals' tokenizers for broken."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """The form a result takes: its tier, why, the keys of its config, and the tokens each layer keeps."""
+    """The form a result takes.
+
+    Args:
+        tier: How portable it is.
+        reason: Why it is that tier, one sentence.
+        config: Its ``config.json``.
+        slots: For each layer, the most tokens that its cache keeps; None keeps all.
+        layout: How its attention tensors are stored.
+        transposed: Weights of a layer, beside attention's, that it stores the other way round.
+        dropped: Tensors of a layer that it does not have.
+    """
 
     tier: Tier
     reason: str
     config: dict[str, Any]
     slots: tuple[int | None, ...]
+    layout: Layout
+    transposed: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 def choose_form(
@@ -42,100 +53,88 @@ def choose_form(
         Tier, reason and config.
 
     Raises:
-        ConvertError: the checkpoint is not a causal language model.
+        ConvertError: the checkpoint is not a causal language model, or no form expresses the request.
     """
-    _check_causal(config)
+    _check_causal(family, config)
     # The code a source ships is not carried over, so its auto_map must go too.
     kept = {key: value for key, value in config.items() if key not in ("auto_map", "_name_or_path")}
-    kept["num_key_value_heads"] = kv_heads
-    if window is None:
-        reason = "only the number of KV heads changes; every engine loads it"
-        if kv_heads == shape.kv_heads:
-            reason = "heads and attention are the source's"
-        return Form("native-gqa", reason, kept, shape.windows)
+    if window is not None:
+        return _choose_window(family, kept, shape, kv_heads, window)
+    if kv_heads == shape.kv_heads:
+        kept = family.write_kv_heads(kept, kv_heads) if family.grouped else kept
+        return Form("native-gqa", "heads and attention are the source's", kept, shape.windows, family.layout)
+    native = family.native(kept, kv_heads)
+    if native is None:
+        reason = f"{family.model_type} itself cannot have {kv_heads} KV heads"
+        grouped = own_class(family, family.write_kv_heads(kept, kv_heads))
+        return Form("windowed", reason, grouped, shape.windows, family.layout)
+    return Form(
+        tier="native-gqa",
+        reason=native.reason,
+        config=native.config,
+        slots=shape.windows,
+        layout=native.layout,
+        transposed=native.transposed,
+        dropped=native.dropped,
+    )
+
+
+def _choose_window(
+    family: Family, config: dict[str, Any], shape: AttentionShape, kv_heads: int, window: Window
+) -> Form:
+    config = family.write_kv_heads(config, kv_heads) if family.grouped else config
     slots = window.slots(shape.layers)
-    if window.sinks:
-        reason = "transformers has no native attention sinks"
-        return Form("windowed", reason, _windowed(family, kept, window, shape.layers), slots)
-    native = family.window
-    if native is not None and (native.per_layer or not window.global_layers):
+    obstacle = _obstacle(family, shape, window)
+    native, sibling = family.window, family.sibling
+    if native is not None and obstacle is None:
         reason = f"a window without sinks is native to {family.model_type}"
-        return Form("native-window", reason, _native_window(family, kept, window, shape.layers), slots)
-    sibling = family.sibling
-    lacking = [key for key in sibling.lacks if config.get(key)] if sibling else []
-    if sibling is None or lacking:
-        why = (
-            f"{sibling.model_type} has no {lacking[0]}"
-            if sibling
-            else f"{family.model_type} has no native window"
+        written = native_window(native, config, window, shape.layers)
+        return Form("native-window", reason, written, slots, family.layout)
+    if sibling is not None and not window.sinks:
+        lacking = [key for key in sibling.lacks if config.get(key)]
+        if not lacking:
+            reason = f"{sibling.model_type} is {family.model_type} with a native window per layer"
+            written = sibling_window(family, sibling, config, window, shape.layers)
+            return Form("native-window", reason, written, slots, family.layout)
+        obstacle = f"{sibling.model_type} has no {lacking[0]}"
+    if not family.windowed:
+        able = _names(other.model_type for other in FAMILIES.values() if other.windowed)
+        raise ConvertError(
+            f"window={window.size}, sinks={window.sinks}: {obstacle}, and there is no windowed class for "
+            f"{family.model_type}; there are for {able}"
         )
-        return Form("windowed", why, _windowed(family, kept, window, shape.layers), slots)
-    reason = f"{sibling.model_type} is {family.model_type} with a native window per layer"
-    return Form("native-window", reason, _move(family, sibling, kept, window, shape.layers), slots)
+    written = windowed(family, config, window, shape.layers)
+    return Form("windowed", obstacle or "", written, slots, family.layout)
 
 
-def _check_causal(config: Mapping[str, Any]) -> None:
+def _obstacle(family: Family, shape: AttentionShape, window: Window) -> str | None:
+    """Say why a family's own config cannot express a window; None: it can."""
+    native = family.window
+    if window.sinks:
+        return "transformers has no native attention sinks"
+    if native is None:
+        return f"{family.model_type} has no native window"
+    if native.broken:
+        return native.broken
+    if window.global_layers and not native.per_layer:
+        return f"{family.model_type} has one window for every layer, so none can be global"
+    whole = tuple(layer for layer, own in enumerate(shape.windows) if own is None)
+    if native.kinds_differ and whole != window.global_layers:
+        return (
+            f"in {family.model_type} the layers that do not slide have other positions, so exactly these "
+            f"must be global: {_names(map(str, whole)) or 'none'}"
+        )
+    return None
+
+
+def _check_causal(family: Family, config: Mapping[str, Any]) -> None:
+    refusal = family.refusal(config)
+    if refusal is not None:
+        raise ConvertError(refusal)
     for architecture in config.get("architectures") or []:
-        if not str(architecture).endswith("ForCausalLM"):
+        if not str(architecture).endswith(("ForCausalLM", "LMHeadModel")):
             raise ConvertError(f"architecture {architecture} is not a causal language model (...ForCausalLM)")
 
 
-def _layer_types(window: Window, layers: int, bounded: str = "sliding_attention") -> list[str]:
-    return ["full_attention" if layer in window.global_layers else bounded for layer in range(layers)]
-
-
-def _native_window(family: Family, config: dict[str, Any], window: Window, layers: int) -> dict[str, Any]:
-    native = family.window
-    if native is None:
-        raise ValueError(f"{family.model_type} has no native window")
-    config = config | {"sliding_window": window.size}
-    if native.switch is not None:
-        config[native.switch] = True
-    types = _layer_types(window, layers)
-    if native.first_layer is not None:
-        config[native.first_layer[0]] = types.index("sliding_attention")
-    if native.per_layer:
-        config["layer_types"] = types
-    return config
-
-
-def _move(
-    family: Family, sibling: Sibling, config: dict[str, Any], window: Window, layers: int
-) -> dict[str, Any]:
-    # Keys the source leaves to its family's defaults are written out: the sibling's defaults are others.
-    explicit = {key: value for key, value in family.defaults.items() if value is not None} | config
-    moved = {key: value for key, value in explicit.items() if key not in sibling.drops}
-    return moved | {
-        "model_type": sibling.model_type,
-        "architectures": [f"{sibling.prefix}ForCausalLM"],
-        "sliding_window": window.size,
-        "layer_types": _layer_types(window, layers),
-        "transformers_version": SIBLING_FORMAT,
-    }
-
-
-def _windowed(family: Family, config: dict[str, Any], window: Window, layers: int) -> dict[str, Any]:
-    prefix = f"Windowed{family.prefix}"
-    config = config | {
-        "model_type": f"windowed_{family.model_type}",
-        "architectures": [f"{prefix}ForCausalLM"],
-        "attention_window": {
-            "size": window.size,
-            "sinks": window.sinks,
-            "positions": window.positions,
-            "global_layers": list(window.global_layers),
-        },
-        "auto_map": {
-            "AutoConfig": f"{REMOTE_MODULE}.{prefix}Config",
-            "AutoModel": f"{REMOTE_MODULE}.{prefix}Model",
-            "AutoModelForCausalLM": f"{REMOTE_MODULE}.{prefix}ForCausalLM",
-        },
-    }
-    # Left on, these make transformers build its own cache without sinks.
-    if family.window is not None:
-        config["sliding_window"] = None
-        if family.window.switch is not None:
-            config[family.window.switch] = False
-    # A kind of layer that transformers does not know: code that ignores model_type is refused instead of
-    # running densely. The windowed config classes drop it on reading and write it again on saving.
-    return config | {"layer_types": _layer_types(window, layers, WINDOWED_LAYER)}
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names)

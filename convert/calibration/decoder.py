@@ -39,7 +39,10 @@ class Decoder:
     def __init__(self, folder: Path, weights: Weights, layers: str, device: torch.device):
         from accelerate import init_empty_weights
         from transformers import AutoConfig, AutoModel
+        from transformers.utils.logging import disable_progress_bar
 
+        # Loading layer by layer would show one bar for each.
+        disable_progress_bar()
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.device = device
         self._weights = weights

@@ -6,42 +6,38 @@ from typing import Any
 
 from torch import Tensor
 
+from convert.families.forms import Native, NativeWindow, Sibling
 from convert.families.layouts.layout import Config, Layout, Switch, is_on
 from convert.heads import AttentionHeads, HeadShape, Rotary
 
 
-@dataclass(frozen=True)
-class NativeWindow:
-    """The keys by which a family's own ``config.json`` says that layers slide.
+def sizes(
+    hidden_size: int, layers: int, heads: int, kv_heads: int | None = None, head_dim: int | None = None
+) -> dict[str, Any]:
+    """Name the sizes that a family takes where a config is silent.
 
     Args:
-        default_size: What the family takes when ``sliding_window`` is absent.
-        switch: Key that must be true for the window to apply, if there is one.
-        first_layer: Key naming the first layer that slides, if there is one, and its default.
-        per_layer: Whether ``layer_types`` is understood; if not, every layer slides or none does.
+        hidden_size: Hidden size.
+        layers: Number of layers.
+        heads: Query heads.
+        kv_heads: KV heads; None: as many as query heads.
+        head_dim: Numbers per head; None: the hidden size divided by the heads.
     """
+    return {
+        "hidden_size": hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+    }
 
-    default_size: int
-    switch: str | None = None
-    first_layer: tuple[str, int] | None = None
-    per_layer: bool = False
 
-
-@dataclass(frozen=True)
-class Sibling:
-    """Another native architecture with the same weights that also understands ``layer_types``.
-
-    Args:
-        model_type: Its ``model_type``.
-        prefix: Prefix of its class names.
-        lacks: Keys of this family that the sibling does not have; a config in which one is true cannot move.
-        drops: Keys that mean nothing to the sibling and change nothing, removed when moving.
-    """
-
-    model_type: str
-    prefix: str
-    lacks: tuple[str, ...] = ()
-    drops: tuple[str, ...] = ()
+def look_up(config: Config, path: str) -> Any:
+    """Read a key, or a key of a nested object when the path has a dot; None where it is absent."""
+    value: Any = config
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,8 @@ class Family:
         layout: How a layer's attention tensors are stored.
         defaults: Values the family takes for shape keys that a config leaves out.
         aliases: The family's own names of such keys: ``{"hidden_size": "n_embd"}``.
-        grouped: Whether the architecture itself can have fewer KV heads than query heads.
+        refuses: Config keys that, when true, mean something that cannot be converted, and what they mean.
+        grouped: Whether the architecture itself can have any number of KV heads.
         window: Its native sliding window, if it has one.
         sibling: Where windows go that this family's own config cannot say.
         windowed: Whether ``windowed_<model_type>`` can have a window with sinks.
@@ -67,16 +64,18 @@ class Family:
         rotary_part: Part of a head that is rotary where the config is silent; None: positions are not rotary.
         rotary_keys: Config keys of that part, at the top level or in ``rope_parameters``.
         interleaved: Whether rotary pairs are neighbours.
+        alibi: Whether each query head has a slope of its own (ALiBi), so that heads cannot change places.
         norm: Whether a norm acts on keys between their projection and their rotation.
-        clip: Path in the config of a limit to which queries, keys and values are clipped.
+        clip: Config key of a limit to which queries, keys and values are clipped.
         note: What is special about it, for ``--help``.
     """
 
     model_type: str
     prefix: str
     layout: Layout
-    defaults: Mapping[str, int | None]
+    defaults: Mapping[str, Any]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    refuses: Mapping[str, str] = field(default_factory=dict)
     grouped: bool = True
     window: NativeWindow | None = None
     sibling: Sibling | None = None
@@ -89,22 +88,44 @@ class Family:
     rotary_part: float | None = 1.0
     rotary_keys: tuple[str, ...] = ()
     interleaved: bool = False
+    alibi: Switch = False
     norm: Switch = False
-    clip: tuple[str, ...] = ()
+    clip: str = ""
     note: str = ""
 
     def value(self, config: Config, key: str) -> Any:
         """Read a size by its usual name, with the family's own name and default for it."""
-        own = self.aliases.get(key, key)
-        return config.get(own, config.get(key, self.defaults.get(key)))
+        for name in (self.aliases.get(key, key), key):
+            if config.get(name) is not None:
+                return config[name]
+        return None if key in config else self.defaults.get(key)
+
+    def refusal(self, config: Config) -> str | None:
+        """Say why a checkpoint with this config cannot be converted; None: it can."""
+        for key, meaning in self.refuses.items():
+            if look_up(config, key):
+                return f"config.json: {key}={look_up(config, key)!r}: {meaning}, which cannot be converted"
+        return None
 
     def read_kv_heads(self, config: Config) -> Any:
         """Read the number of KV heads; None: as many as query heads."""
         return self.value(config, "num_key_value_heads") if self.grouped else None
 
     def write_kv_heads(self, config: Config, kv_heads: int) -> dict[str, Any]:
-        """Give a config with another number of KV heads."""
+        """Give a config with another number of KV heads, as a grouped family or a windowed class reads it."""
         return dict(config) | {"num_key_value_heads": kv_heads}
+
+    def native(self, config: Config, kv_heads: int) -> Native | None:
+        """Say how a result with this many KV heads is written for transformers as it is.
+
+        Args:
+            config: The source's ``config.json``.
+            kv_heads: KV heads of the result, fewer than the source's.
+
+        Returns:
+            The form; None: no native architecture expresses it.
+        """
+        return Native(self.write_kv_heads(config, kv_heads), self.layout) if self.grouped else None
 
     def tensor(self, layer: int, suffix: str, bare: bool = False) -> str:
         """Name one attention tensor, such as ``model.layers.0.self_attn.k_proj.weight``.
@@ -114,7 +135,11 @@ class Family:
             suffix: Its name below the attention module.
             bare: Whether the checkpoint leaves out the name of the base model.
         """
-        name = f"{self.layers}.{layer}.{self.attention}.{suffix}"
+        return self.layer_tensor(layer, f"{self.attention}.{suffix}", bare)
+
+    def layer_tensor(self, layer: int, suffix: str, bare: bool = False) -> str:
+        """Name one tensor of a layer."""
+        name = f"{self.layers}.{layer}.{suffix}"
         return name if bare else f"{self.base}.{name}"
 
     def is_bare(self, names: Collection[str]) -> bool:
@@ -152,6 +177,11 @@ class Family:
         parts = heads.parts()
         return {suffix: self.layout.join(suffix, parts, shape) for suffix in self.layout.roles(config)}
 
+    def head_dim(self, config: Config) -> int:
+        """Read the numbers per head."""
+        hidden_size, heads = (self.value(config, key) for key in ("hidden_size", "num_attention_heads"))
+        return int(self.value(config, "head_dim") or hidden_size // heads)
+
     def rotary(self, config: Config, layer: int) -> Rotary:
         """Say which dimensions of a head rotary positions turn in one layer, and how they pair."""
         if self.rotary_part is None:
@@ -160,23 +190,48 @@ class Family:
         nested = config.get("rope_scaling") or config.get("rope_parameters") or {}
         for source in (config, nested):
             for key in self.rotary_keys:
-                if isinstance(source, Mapping) and source.get(key) is not None:
-                    part = source[key]
-        head_dim = self.value(config, "head_dim") or (
-            self.value(config, "hidden_size") // self.value(config, "num_attention_heads")
-        )
-        return Rotary(int(head_dim * part), self.interleaved)
+                part = part if source.get(key) is None else source[key]
+        return Rotary(int(self.head_dim(config) * part), self.interleaved)
+
+    def window_size(self, config: Config) -> Any:
+        """Read the native window in tokens; None: there is none, or it is off."""
+        window = self.window
+        if window is None or (window.switch is not None and not config.get(window.switch)):
+            return None
+        return config.get("sliding_window", window.default_size)
+
+    def is_sliding(self, config: Config, layer: int) -> bool:
+        """Say whether the native window applies to a layer."""
+        kinds = config.get("layer_types")
+        if self.window_size(config) is None:
+            return False
+        if kinds is not None and self.window is not None and self.window.per_layer:
+            return bool(kinds[layer] == "sliding_attention")
+        return self.slides(config, layer)
+
+    def slides(self, config: Config, layer: int) -> bool:
+        """Say whether a layer slides where ``layer_types`` is absent and the native window is on."""
+        window = self.window
+        if window is not None and window.first_layer is not None:
+            key, first = window.first_layer
+            return bool(layer >= config.get(key, first))
+        if window is not None and window.period is not None:
+            key, period = window.period
+            return bool((layer + 1) % config.get(key, period))
+        return window is not None
 
     def key_norm(self, config: Config) -> bool:
-        """Say whether a norm acts on keys before their rotation, so that keys may only be averaged."""
+        """Say whether a norm acts on keys after their projection, so that keys may only be averaged."""
         return is_on(self.norm, config)
+
+    def ordered(self, config: Config) -> bool:
+        """Say whether heads cannot change places, because each has a slope of its own."""
+        return is_on(self.alibi, config)
 
     def fixed(self, config: Config) -> str | None:
         """Say why the heads of this checkpoint may not be rotated at all, only averaged; None: they may."""
-        value: Any = config
-        for key in self.clip:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return f"{'.'.join(self.clip)}={value!r} clips every number of a key or value" if value else None
+        limit = look_up(config, self.clip) if self.clip else None
+        return f"{self.clip}={limit!r} clips every number of a query, key or value" if limit else None
 
     def residual_scale(self, config: Config) -> float:
         """Give the number that multiplies attention's output before it is added to the residual stream."""

@@ -1,6 +1,7 @@
 """Llama: no native window, but Ministral is the same network with ``layer_types``."""
 
-from convert.families.family import Family, Sibling
+from convert.families.family import Family
+from convert.families.forms import Sibling
 from convert.families.layouts.separate import Separate
 
 LLAMA = Family(

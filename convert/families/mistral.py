@@ -1,6 +1,7 @@
 """Mistral: one window for every layer; mixed layers are Ministral's."""
 
-from convert.families.family import Family, NativeWindow, Sibling
+from convert.families.family import Family
+from convert.families.forms import NativeWindow, Sibling
 from convert.families.layouts.separate import Separate
 
 MISTRAL = Family(

@@ -1,6 +1,7 @@
 """Qwen2 and Qwen2.5: biases on q, k and v, a window per layer behind a switch."""
 
-from convert.families.family import Family, NativeWindow
+from convert.families.family import Family
+from convert.families.forms import NativeWindow
 from convert.families.layouts.separate import Separate
 
 QWEN2 = Family(

@@ -1,6 +1,7 @@
 """Qwen3: query and key norms act on one head at a time and all heads share them, so merging keeps them."""
 
-from convert.families.family import Family, NativeWindow
+from convert.families.family import Family
+from convert.families.forms import NativeWindow
 from convert.families.layouts.separate import Separate
 
 QWEN3 = Family(

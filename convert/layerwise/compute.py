@@ -12,15 +12,15 @@ from convert.calibration.probe import Spots
 from convert.calibration.reconstruct import Schedule, reconstruct
 from convert.calibration.refit import Regression
 from convert.calibration.streams import Streams, Wanted
-from convert.calibration.text import CalibrationText, read_text
+from convert.calibration.text import LONGEST_ROW, CalibrationText, read_text
 from convert.heads import AttentionHeads
 from convert.layerwise.job import Calibration, LayerJob
 from convert.layerwise.merge import (
-    cast_heads,
     expand_heads,
     join_tensors,
     merge_heads,
     read_heads,
+    split_tensors,
 )
 from convert.layerwise.store import LayerStore
 from convert.merging.inputs import Inputs, inputs_from_moment
@@ -49,7 +49,7 @@ def compute(job: LayerJob, store: LayerStore, progress: Progress) -> dict[str, A
     calibration = job.calibration
     if calibration is None:
         return describe_layers(compute_layers(job, store, progress), None, None)
-    longest = job.family.value(job.config, "max_position_embeddings")
+    longest = job.family.value(job.config, "max_position_embeddings") or LONGEST_ROW
     text = read_text(calibration.text, job.folder, calibration.tokens, longest, calibration.batch)
     records = compute_with_text(job, calibration, text, store, progress)
     return describe_layers(records, calibration, text)
@@ -166,8 +166,7 @@ class _Layer:
         self.steps.begin(f"layer {self.index}: running what was computed before")
         _, wanted = self._read_source()
         if self.streams.converted is not None:
-            named = {suffix: tensors[name] for suffix, name in self.job.names(self.index).items()}
-            heads = self.job.family.split_layer(named, self.job.result_shape(self.index), self.job.config)
+            heads = self._on_device(split_tensors(self.job, self.index, tensors))
             self._advance(heads, wanted)
         return record
 
@@ -178,7 +177,7 @@ class _Layer:
         heads = read_heads(self.job, self.index)
         inputs = inputs_from_moment(moment.cpu())
         merged = merge_heads(self.job, self.index, heads, inputs, torch.float32)
-        settled = self._settle(cast_heads(merged.heads, torch.float32))
+        settled = self._settle(merged.heads)
         if self.calibration.refit:
             self.steps.begin(f"layer {self.index}: refitting")
             settled = self._settle(self._refit(settled, wanted))
@@ -201,13 +200,12 @@ class _Layer:
 
     def _settle(self, heads: AttentionHeads) -> AttentionHeads:
         """Round to the result's dtypes, but stay in float32: what is measured is what is written."""
-        shape = self.job.result_shape(self.index)
-        joined = join_tensors(self.job, self.index, heads)
-        named = {
-            suffix: joined[name].float().to(self.streams.source.device)
-            for suffix, name in self.job.names(self.index).items()
-        }
-        return self.job.family.split_layer(named, shape, self.job.config)
+        rounded = join_tensors(self.job, self.index, heads)
+        return self._on_device(split_tensors(self.job, self.index, rounded))
+
+    def _on_device(self, heads: AttentionHeads) -> AttentionHeads:
+        parts = heads.parts().items()
+        return AttentionHeads(**{role: part.float().to(self.streams.source.device) for role, part in parts})
 
     def _tensors(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The layer's own attention tensors, merged heads repeated."""
@@ -245,8 +243,5 @@ class _Layer:
         )
 
     def _advance(self, heads: AttentionHeads, wanted: Wanted) -> float:
-        on_device = {
-            role: tensor.float().to(self.streams.source.device) for role, tensor in heads.parts().items()
-        }
-        tensors = self._tensors(on_device)
+        tensors = self._tensors(heads.parts())
         return self.streams.advance(self.index, self.layer, tensors, wanted, self.steps.tick)

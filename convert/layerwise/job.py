@@ -6,6 +6,7 @@ from typing import Any
 
 from convert.attention import AttentionShape
 from convert.families.family import Family
+from convert.families.layouts.layout import Layout
 from convert.heads import HeadShape
 from convert.merging.method import MergeMethod
 from convert.weights.checkpoint import Weights
@@ -53,6 +54,7 @@ class LayerJob:
         search: Whether groups are searched for; if not, neighbours form a group.
         seed: For the search, for methods that draw and for training.
         initializer_range: Standard deviation with which the family initialises its weights.
+        layout: How the result stores attention.
         dtype: Safetensors type of the result's floating tensors; None keeps each one's own.
         calibration: The text, or None.
     """
@@ -68,6 +70,7 @@ class LayerJob:
     search: bool
     seed: int
     initializer_range: float
+    layout: Layout
     dtype: str | None
     calibration: Calibration | None
 

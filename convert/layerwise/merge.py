@@ -59,10 +59,20 @@ def read_heads(job: LayerJob, layer: int) -> AttentionHeads:
 
 
 def join_tensors(job: LayerJob, layer: int, heads: AttentionHeads) -> dict[str, Tensor]:
-    """Name the tensors of a converted layer as in the checkpoint, in the result's dtypes."""
-    joined = job.family.join_layer(heads, job.result_shape(layer), job.config)
-    names = job.names(layer)
-    return {names[suffix]: tensor.to(result_dtype(job, names[suffix])) for suffix, tensor in joined.items()}
+    """Store a converted layer as the result does: tensors in its dtypes, by their names in the checkpoint."""
+    parts, shape = heads.parts(), job.result_shape(layer)
+    return {
+        name: job.layout.join(suffix, parts, shape).to(result_dtype(job, name))
+        for suffix, name in job.names(layer).items()
+    }
+
+
+def split_tensors(job: LayerJob, layer: int, tensors: Mapping[str, Tensor]) -> AttentionHeads:
+    """Undo ``join_tensors``."""
+    parts: dict[str, Tensor] = {}
+    for suffix, name in job.names(layer).items():
+        parts |= job.layout.split(suffix, tensors[name], job.result_shape(layer))
+    return AttentionHeads(**parts)
 
 
 def result_dtype(job: LayerJob, name: str) -> torch.dtype:

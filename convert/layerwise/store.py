@@ -95,7 +95,7 @@ def plan_layers(job: LayerJob) -> dict[str, ComputedTensor]:
     """List the tensors of a result that are computed, by name."""
     computed = {}
     for layer in range(job.shape.layers):
-        for suffix, shape in job.family.layout.tensors(job.result_shape(layer), job.config).items():
-            name = job.names(layer)[suffix]
+        for suffix, name in job.names(layer).items():
+            shape = job.layout.size(suffix, job.result_shape(layer))
             computed[name] = ComputedTensor(name, layer, shape)
     return computed

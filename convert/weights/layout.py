@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,17 @@ class Edit(Protocol):
 
     def apply(self, tensor: Tensor) -> Tensor:
         """Make the tensor of the result from the source's, in the source's dtype."""
+
+
+@dataclass(frozen=True)
+class Transposition:
+    """A matrix that the result stores the other way round."""
+
+    shape: tuple[int, ...]
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        """Transpose the matrix."""
+        return tensor.mT
 
 
 @dataclass(frozen=True)
@@ -60,18 +71,24 @@ class OutputFile:
     pieces: tuple[Piece, ...]
 
 
-def plan_pieces(weights: Weights, edits: Mapping[str, Edit], dtype: str | None) -> list[list[Piece]]:
+def plan_pieces(
+    weights: Weights, edits: Mapping[str, Edit], dropped: Collection[str], dtype: str | None
+) -> list[list[Piece]]:
     """Decide dtype and shape of every tensor of the result, file by file of the source.
 
     Args:
         weights: The source.
         edits: The tensors that change, by name.
+        dropped: The tensors that the result does not have.
         dtype: Safetensors type for every floating tensor, or None to keep each one's own.
 
     Returns:
         For each source file, its pieces in the order of the source's bytes.
     """
-    return [[_piece(weights, entry.name, edits, dtype) for entry in file.entries] for file in weights.files]
+    return [
+        [_piece(weights, entry.name, edits, dtype) for entry in file.entries if entry.name not in dropped]
+        for file in weights.files
+    ]
 
 
 def plan_files(per_file: list[list[Piece]], max_shard_bytes: int | None) -> tuple[OutputFile, ...]:

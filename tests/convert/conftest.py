@@ -16,26 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from convert.__main__ import main
-
-SIZES: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 1,
-}
-OWN_SIZES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {"sliding_window": None},
-    "qwen2": {"hidden_size": 64},
-    "qwen3": {"attention_bias": True},
-}
+from tests.convert.tiny import tiny_sizes
 
 Make = Callable[..., Path]
 
@@ -46,7 +27,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
     def make(family: str, dtype: torch.dtype = torch.float32, shard: str = "5GB", **changes: Any) -> Path:
         torch.manual_seed(7)
-        config = AutoConfig.for_model(family, **(SIZES | OWN_SIZES[family] | changes))
+        config = AutoConfig.for_model(family, **tiny_sizes(family, **changes))
         model = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
             for parameter in model.parameters():

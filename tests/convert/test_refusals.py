@@ -88,7 +88,7 @@ CASES: dict[str, tuple[Prepare, list[str], str]] = {
     "globals without window": (nothing, ["--kv-heads", "2", "--global-layers", "0"], "needs a window"),
     "layer that is not there": (nothing, ["--window", "8", "--global-layers", "9"], "layer 9 does not exist"),
     "unknown family": (edit(model_type="lama"), ["--kv-heads", "2"], "did you mean 'llama'"),
-    "fused family": (edit(model_type="phi3"), ["--kv-heads", "2"], "llama, mistral, qwen2, qwen3"),
+    "family without a record": (edit(model_type="t5"), ["--kv-heads", "2"], "llama, ministral, mistral"),
     "already windowed": (
         edit(model_type="windowed_llama"),
         ["--kv-heads", "2"],

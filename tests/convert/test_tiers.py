@@ -222,7 +222,7 @@ assert "patches" not in sys.modules
 
 @pytest.mark.slow
 def test_windowed_tier_loads_where_headroom_is_not(make_checkpoint, tmp_path: Path) -> None:
-    sources = {family: make_checkpoint(family) for family in FAMILIES}
+    sources = {name: make_checkpoint(name) for name, family in FAMILIES.items() if family.windowed}
     for family, source in sources.items():
         convert(Request(str(source), tmp_path / family, window=WINDOW, sinks=2, global_layers="1"))
     torch.save(TOKENS, tmp_path / "tokens.pt")

@@ -1,0 +1,112 @@
+"""The ``config.json`` of every form that a result can take."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.families.family import Family
+from convert.families.forms import NativeWindow, Sibling
+from convert.window import Window
+
+REMOTE_MODULE = "headroom_windowed"
+WINDOWED_LAYER = "sinks_and_window"
+SIBLING_FORMAT = "5.17.0"
+"""``transformers_version`` of moved configs: transformers takes older Ministrals' tokenizers for broken."""
+
+
+def native_window(
+    native: NativeWindow, config: Mapping[str, Any], window: Window, layers: int
+) -> dict[str, Any]:
+    """Write a window by the keys that the family itself has.
+
+    Args:
+        native: Those keys.
+        config: The source's ``config.json``.
+        window: The window, without sinks.
+        layers: Number of layers.
+
+    Returns:
+        The config.
+    """
+    written = dict(config) | {"sliding_window": window.size}
+    if native.switch is not None:
+        written[native.switch] = True
+    types = _layer_types(window, layers)
+    if native.first_layer is not None:
+        written[native.first_layer[0]] = types.index("sliding_attention")
+    if native.per_layer:
+        written["layer_types"] = types
+    return written
+
+
+def sibling_window(
+    family: Family, sibling: Sibling, config: Mapping[str, Any], window: Window, layers: int
+) -> dict[str, Any]:
+    """Write a window by moving to another architecture with the same weights.
+
+    Args:
+        family: Family of the source.
+        sibling: Where it moves.
+        config: The source's ``config.json``.
+        window: The window, without sinks.
+        layers: Number of layers.
+
+    Returns:
+        The config.
+    """
+    # Keys the source leaves to its family's defaults are written out: the sibling's defaults are others.
+    explicit = {key: value for key, value in family.defaults.items() if value is not None} | dict(config)
+    moved = {key: value for key, value in explicit.items() if key not in sibling.drops}
+    return moved | {
+        "model_type": sibling.model_type,
+        "architectures": [f"{sibling.prefix}ForCausalLM"],
+        "sliding_window": window.size,
+        "layer_types": _layer_types(window, layers),
+        "transformers_version": SIBLING_FORMAT,
+    }
+
+
+def own_class(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a config for the classes that travel with the checkpoint."""
+    prefix = f"Windowed{family.prefix}"
+    return dict(config) | {
+        "model_type": f"windowed_{family.model_type}",
+        "architectures": [f"{prefix}ForCausalLM"],
+        "auto_map": {
+            "AutoConfig": f"{REMOTE_MODULE}.{prefix}Config",
+            "AutoModel": f"{REMOTE_MODULE}.{prefix}Model",
+            "AutoModelForCausalLM": f"{REMOTE_MODULE}.{prefix}ForCausalLM",
+        },
+    }
+
+
+def windowed(family: Family, config: Mapping[str, Any], window: Window, layers: int) -> dict[str, Any]:
+    """Write a window with sinks, for the classes that travel with the checkpoint.
+
+    Args:
+        family: Family of the source.
+        config: The source's ``config.json``.
+        window: The window.
+        layers: Number of layers.
+
+    Returns:
+        The config.
+    """
+    written = own_class(family, config)
+    written["attention_window"] = {
+        "size": window.size,
+        "sinks": window.sinks,
+        "positions": window.positions,
+        "global_layers": list(window.global_layers),
+    }
+    # Left on, these make transformers build its own cache without sinks.
+    if family.window is not None:
+        written["sliding_window"] = None
+        if family.window.switch is not None:
+            written[family.window.switch] = False
+    # A kind of layer that transformers does not know: code that ignores model_type is refused instead of
+    # running densely. The windowed config classes drop it on reading and write it again on saving.
+    return written | {"layer_types": _layer_types(window, layers, WINDOWED_LAYER)}
+
+
+def _layer_types(window: Window, layers: int, bounded: str = "sliding_attention") -> list[str]:
+    return ["full_attention" if layer in window.global_layers else bounded for layer in range(layers)]
