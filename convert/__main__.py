@@ -12,10 +12,10 @@ from rich.console import Console
 
 from convert.card import TIERS
 from convert.errors import ConvertError
-from convert.families import FAMILIES
 from convert.merging import METHODS
 from convert.pipeline import convert
 from convert.request import Request, Result
+from convert.support import family_notes
 from convert.terminal import show_progress, show_result
 from convert.treatment import DEFAULT_STEPS
 
@@ -40,7 +40,7 @@ result takes the most portable form that expresses it:
 
 [bold]Families[/bold]
 
-{_list({family.model_type: family.note for family in FAMILIES.values()})}
+{_list(family_notes())}
 
 [bold]Examples[/bold]
 

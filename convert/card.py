@@ -10,7 +10,7 @@ from convert.request import Result
 TIERS = {
     "native-gqa": "an ordinary checkpoint that every engine loads",
     "native-window": "a sliding window that transformers itself knows",
-    "windowed": "a window with sinks; loads after `import patches`, or with `trust_remote_code=True`",
+    "windowed": "what transformers cannot say; loads after `import patches` or with `trust_remote_code=True`",
 }
 
 

@@ -9,5 +9,5 @@ APERTUS = Family(
     layout=Separate(qkv_bias=("attention_bias", False), output_bias=("attention_bias", False)),
     defaults=sizes(4096, layers=32, heads=32),
     norm=True,
-    note="query and key norms are shared by all heads and stay as they are",
+    note="query and key norms are the same for all heads and stay",
 )

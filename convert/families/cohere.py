@@ -23,7 +23,7 @@ COHERE = Family(
     defaults=sizes(8192, layers=40, heads=64),
     interleaved=True,
     norm=("use_qk_norm", False),
-    note="where use_qk_norm is set, each head has its own norm weights, which are merged too",
+    note="with use_qk_norm each head has norm weights, merged too",
 )
 
 
@@ -45,5 +45,5 @@ COHERE2 = Cohere2(
         default_size=4096, period=("sliding_window_pattern", 4), per_layer=True, kinds_differ=True
     ),
     interleaved=True,
-    note="only layers that slide get a window: the others have no positions",
+    note="layers that do not slide have no positions",
 )

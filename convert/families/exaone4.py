@@ -29,5 +29,5 @@ EXAONE4 = Exaone4(
     ),
     residual="post_attention_layernorm",
     norm=True,
-    note="query and key norms are shared by all heads; only layers that slide get a window",
+    note="layers that do not slide have no positions",
 )

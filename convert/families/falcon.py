@@ -46,5 +46,6 @@ FALCON = Falcon(
     layers="h",
     attention="self_attention",
     alibi=("alibi", False),
-    note="transformers itself caches the new decoder with a KV head per query head, other engines do not",
+    fewer="native: one, or new decoder; else `windowed_falcon`",
+    note="transformers caches the new decoder with all heads, others do not",
 )

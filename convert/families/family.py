@@ -67,6 +67,7 @@ class Family:
         alibi: Whether each query head has a slope of its own (ALiBi), so that heads cannot change places.
         norm: Whether a norm acts on keys between their projection and their rotation.
         clip: Config key of a limit to which queries, keys and values are clipped.
+        fewer: How fewer KV heads are written, where ``grouped`` does not say it.
         note: What is special about it, for ``--help``.
     """
 
@@ -91,6 +92,7 @@ class Family:
     alibi: Switch = False
     norm: Switch = False
     clip: str = ""
+    fewer: str = ""
     note: str = ""
 
     def value(self, config: Config, key: str) -> Any:
@@ -110,6 +112,10 @@ class Family:
     def read_kv_heads(self, config: Config) -> Any:
         """Read the number of KV heads; None: as many as query heads."""
         return self.value(config, "num_key_value_heads") if self.grouped else None
+
+    def fewer_heads(self) -> str:
+        """Say for the README how a result with fewer KV heads is written."""
+        return self.fewer or ("native" if self.grouped else f"as `windowed_{self.model_type}`")
 
     def write_kv_heads(self, config: Config, kv_heads: int) -> dict[str, Any]:
         """Give a config with another number of KV heads, as a grouped family or a windowed class reads it."""

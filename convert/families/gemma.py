@@ -37,5 +37,5 @@ GEMMA3_TEXT = Family(
     ),
     residual="post_attention_layernorm",
     norm=True,
-    note="text models; query and key norms are shared by all heads; only layers that slide get a window",
+    note="text models; each kind of layer has its own positions",
 )

@@ -62,5 +62,5 @@ GPT_2 = GPT2(
     layers="h",
     attention="attn",
     rotary_part=None,
-    note="one KV head is written as gpt_bigcode",
+    fewer="as `gpt_bigcode` (one) or `windowed_gpt2`",
 )

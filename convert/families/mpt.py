@@ -20,5 +20,5 @@ MPT = Family(
     rotary_part=None,
     alibi=True,
     clip="attn_config.clip_qkv",
-    note="where clip_qkv is set, heads are only averaged",
+    note="with clip_qkv heads are only averaged",
 )

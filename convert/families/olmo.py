@@ -14,7 +14,7 @@ OLMO = Family(
     layout=Separate(qkv_bias=BIAS, output_bias=BIAS),
     defaults=SIZES,
     clip="clip_qkv",
-    note="where clip_qkv is set, heads are only averaged",
+    note="with clip_qkv heads are only averaged",
 )
 
 OLMO2 = Family(
@@ -24,7 +24,7 @@ OLMO2 = Family(
     defaults=SIZES,
     residual="post_attention_layernorm",
     norm=True,
-    note="one key norm spans all heads: its weights are merged too, its mean square is that of the new heads",
+    note="one key norm spans all heads; its weights are merged too",
 )
 
 OLMO3 = Family(
@@ -35,7 +35,7 @@ OLMO3 = Family(
     window=NativeWindow(default_size=4096, period=("", 4), per_layer=True, kinds_differ=True),
     residual="post_attention_layernorm",
     norm=True,
-    note="one key norm spans all heads, as in olmo2; only layers that slide get a window",
+    note="one key norm spans all heads, as in olmo2",
 )
 
 OLMOE = Family(

@@ -26,5 +26,5 @@ QWEN3 = Family(
     ),
     windowed=True,
     norm=True,
-    note="query and key norms are shared by all heads and stay as they are",
+    note="query and key norms are the same for all heads and stay",
 )

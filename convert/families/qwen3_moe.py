@@ -11,5 +11,5 @@ QWEN3_MOE = Family(
     defaults=sizes(2048, layers=24, heads=32, kv_heads=4),
     window=NativeWindow(default_size=4096, switch="use_sliding_window"),
     norm=True,
-    note="query and key norms are shared by all heads and stay as they are",
+    note="query and key norms are the same for all heads and stay",
 )

@@ -16,7 +16,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from convert.__main__ import main
-from tests.convert.tiny import tiny_sizes
+from convert.families import FAMILIES
+from tests.convert.sources import Source
+from tests.convert.tiny import CASES, tiny_sizes
 
 Make = Callable[..., Path]
 
@@ -38,6 +40,21 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Make:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def kept() -> dict[str, Source]:
+    """Sources already made; no test changes one."""
+    return {}
+
+
+@pytest.fixture
+def source(case: str, kept: dict[str, Source], make_checkpoint: Make) -> Source:
+    """The checkpoint of the case that a test is parametrized with."""
+    if case not in kept:
+        family, changes = CASES[case]
+        kept[case] = Source(make_checkpoint(family, **changes), FAMILIES[family])
+    return kept[case]
 
 
 @dataclass(frozen=True)

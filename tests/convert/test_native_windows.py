@@ -1,0 +1,95 @@
+"""Windows by a family's own config keys compute the windowed source; those it cannot say are refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from convert import ConvertError, Request, convert
+from convert.families import FAMILIES
+from tests.convert.test_tiers import TOKENS, WINDOW, masked_logits
+
+WINDOWED = {
+    "mixtral": ("none",),
+    "starcoder2": ("none",),
+    "phi3": ("none",),
+    "qwen3_moe": ("none",),
+    "ministral": ("none",),
+    "gemma2": ("none", "1"),
+    "smollm3": ("none", "1", "0,2"),
+    "gemma3_text": ("1",),
+    "olmo3": ("1",),
+    "exaone4": ("1",),
+    "cohere2": ("1",),
+}
+REFUSED = {
+    "no native window": ("gemma", {"window": 8}, "gemma has no native window"),
+    "one for all layers": ("phi3", {"window": 8, "global_layers": "1"}, "one window for every layer"),
+    "sinks without a class": (
+        "phi3",
+        {"window": 8, "sinks": 2},
+        "there are for llama, mistral",
+    ),
+    "other positions": ("gemma3_text", {"window": 8}, "must be global: 1"),
+    "broken in transformers": ("qwen2_moe", {"window": 8}, "does not give qwen2_moe's window"),
+    "no keys for KV heads": ("gpt_neox", {"window": 8, "kv_heads": 2}, "no windowed class for gpt_neox"),
+    "farther than it saw": ("gemma2", {"window": 32}, "the source slides over 16 tokens"),
+}
+UNREADABLE = {
+    "a norm per head": ("stablelm", {"qk_layernorm": True}, "qk_layernorm=True"),
+    "looks both ways": ("gemma", {"use_bidirectional_attention": True}, "both ways"),
+    "cross-attention": ("gpt2", {"add_cross_attention": True}, "cross-attention"),
+    "norms of mpt": ("mpt", {"attn_config": {"qk_ln": True}}, "attn_config.qk_ln=True"),
+}
+
+
+def test_every_native_window_is_tried() -> None:
+    core = {"mistral", "qwen2", "qwen3"}
+    native = {name for name, family in FAMILIES.items() if family.window and not family.window.broken}
+    assert native == core | WINDOWED.keys()
+
+
+# transformers gives Gemma 2, whose scores are capped, no sdpa.
+@pytest.mark.parametrize(
+    ("family", "spec", "implementation"),
+    [
+        (name, spec, implementation)
+        for name, specs in WINDOWED.items()
+        for spec in specs
+        for implementation in (("eager",) if name == "gemma2" else ("eager", "sdpa"))
+    ],
+)
+def test_native_window_is_the_masked_source(
+    family: str, spec: str, implementation: str, make_checkpoint, tmp_path: Path
+) -> None:
+    source, out = make_checkpoint(family), tmp_path / "out"
+    result = convert(Request(str(source), out, window=WINDOW, global_layers=spec))
+    model, info = AutoModelForCausalLM.from_pretrained(
+        out, attn_implementation=implementation, output_loading_info=True
+    )
+    assert (result.tier, model.config.model_type) == ("native-window", family)
+    assert not any(info.values()), info
+    with torch.no_grad():
+        logits = model.eval()(TOKENS, use_cache=False).logits
+    kept = () if spec == "none" else tuple(map(int, spec.split(",")))
+    torch.testing.assert_close(logits, masked_logits(source, kept), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_windows_that_no_form_expresses_are_refused(case: str, make_checkpoint, tmp_path: Path) -> None:
+    family, options, message = REFUSED[case]
+    source = make_checkpoint(family)
+    with pytest.raises(ConvertError, match=message):
+        convert(Request(str(source), tmp_path / "out", **options))
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_checkpoints_that_cannot_be_converted_say_why(
+    case: str, make_checkpoint, edit_config, tmp_path: Path
+) -> None:
+    family, changes, message = UNREADABLE[case]
+    source = make_checkpoint(family)
+    edit_config(source, **changes)
+    with pytest.raises(ConvertError, match=message):
+        convert(Request(str(source), tmp_path / "out", kv_heads=1))
