@@ -19,7 +19,7 @@ VARIANTS = {
         *("layouts", "layouts.layout", "layouts.separate", "layouts.concatenated", "layouts.interleaved"),
     },
     "convert/families/layouts": {"layout"},
-    "convert/merging": {"method"},
+    "convert/merging": {"method", "inputs", "rotation"},
     "patches/families": set(),
     "patches/attention": {"mask", "parts"},
     "eval/measures": {"base"},

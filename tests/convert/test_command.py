@@ -55,10 +55,10 @@ def test_progress_shows_only_when_it_takes_long(terminal: bool, monkeypatch: pyt
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=terminal, width=120)
     with show_progress(console) as report:
-        report("model.safetensors", 10, 400)
+        report("model.safetensors", 10, 400, "bytes")
         assert shown.getvalue() == ""
         for done in (100, 200, 400):
-            report("model.safetensors", done, 400)
+            report("model.safetensors", done, 400, "bytes")
     if terminal:
         assert "━" in shown.getvalue()
     else:

@@ -16,34 +16,32 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 @pytest.mark.parametrize("copies", [2, 3, 5, 8])
 def test_mean_of_duplicated_heads_is_bit_for_bit(dtype: torch.dtype, copies: int) -> None:
     heads = torch.randn(2, 4, 6).to(dtype)
-    merged = METHODS["mean"].merge(
-        heads.repeat_interleave(copies, 0), adjacent_groups(2 * copies, 2), CONTEXT
-    )
+    merged = METHODS["mean"].pool(heads.repeat_interleave(copies, 0), adjacent_groups(2 * copies, 2), CONTEXT)
     assert torch.equal(merged, heads)
 
 
 def test_mean_by_hand() -> None:
     heads = torch.tensor([[[1.0, 2.0]], [[3.0, 6.0]], [[-1.0, 0.0]], [[2.0, 0.5]]])
-    merged = METHODS["mean"].merge(heads, ((0, 1), (2, 3)), CONTEXT)
+    merged = METHODS["mean"].pool(heads, ((0, 1), (2, 3)), CONTEXT)
     assert merged.tolist() == [[[2.0, 4.0]], [[0.5, 0.25]]]
 
 
 def test_mean_is_rounded_once() -> None:
     # 1 + 2**-8 lies between two bfloat16 numbers; sums kept in bfloat16 lose it on the way.
     heads = torch.tensor([1.0, 1.0078125, 1.0, 1.0078125, 1.0, 1.0078125, 1.0, 1.0234375]).to(torch.bfloat16)
-    merged = METHODS["mean"].merge(heads.reshape(8, 1, 1), (tuple(range(8)),), CONTEXT)
+    merged = METHODS["mean"].pool(heads.reshape(8, 1, 1), (tuple(range(8)),), CONTEXT)
     assert merged.item() == heads.double().mean().to(torch.bfloat16).item()
 
 
 def test_first_keeps_the_first_of_each_group() -> None:
     heads = torch.randn(6, 2, 3)
-    assert torch.equal(METHODS["first"].merge(heads, adjacent_groups(6, 2), CONTEXT), heads[[0, 3]])
+    assert torch.equal(METHODS["first"].pool(heads, adjacent_groups(6, 2), CONTEXT), heads[[0, 3]])
 
 
 def test_random_depends_on_seed_and_tensor_only() -> None:
     def draw(seed: int, tensor: str, kind: str = "weight") -> torch.Tensor:
         context = MergeContext(tensor, kind, seed, 0.02)
-        return METHODS["random"].merge(torch.zeros(4, 16, 32), adjacent_groups(4, 2), context)
+        return METHODS["random"].pool(torch.zeros(4, 16, 32), adjacent_groups(4, 2), context)
 
     assert torch.equal(draw(1, "a"), draw(1, "a"))
     assert not torch.equal(draw(1, "a"), draw(2, "a"))
