@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Decoder:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.device = device
         self._weights = weights
+        self._wraps: bool | None = None
         try:
             # Buffers such as rotary frequencies are computed at once; parameters stay without memory.
             with init_empty_weights(include_buffers=False):
@@ -56,11 +57,8 @@ class Decoder:
         self._path = layers
         self.layers: list[nn.Module] = list(self._holder())
         self._load(lambda name: not self._in_layers(name))
-        for name, module in self.model.named_children():
-            if not self._in_layers(f"{name}."):
-                module.to(device)
-        for layer in self.layers:
-            _move_buffers(layer, device)
+        for module in self.model.modules():
+            _move_buffers(module, device)
 
     def embed(self, tokens: Tensor) -> tuple[Tensor, list[Call]]:
         """Run everything before the first layer.
@@ -71,27 +69,40 @@ class Decoder:
         Returns:
             Hidden states ``[B, T, E]``, and how each layer is called.
         """
-        recorders = [_Recorder(layer) for layer in self.layers]
+        if self._wraps is None:
+            self._wraps = self._finds_tuples(tokens)
+        recorders = [_Recorder(layer, self._wraps) for layer in self.layers]
+        self._run(recorders, tokens)
+        hidden = recorders[0].hidden
+        if hidden is None:
+            raise ValueError("the decoder never called its first layer")
+        return hidden, [Call(recorder.args, recorder.kwargs) for recorder in recorders]
+
+    def _finds_tuples(self, tokens: Tensor) -> bool:
+        """Say whether a layer wraps its output in a tuple: the first one, run on what it is called with."""
+        first = _Recorder(self.layers[0], wraps=False, stops=True)
+        with suppress(_FirstLayerReached):
+            self._run([first, *self.layers[1:]], tokens)
+        with self.layer(0) as layer, torch.no_grad():
+            return isinstance(layer(first.hidden, *first.args, **first.kwargs), tuple)
+
+    def _run(self, layers: Sequence[nn.Module], tokens: Tensor) -> None:
         holder = self._holder()
-        for index, recorder in enumerate(recorders):
-            holder[index] = recorder
+        for index, layer in enumerate(layers):
+            holder[index] = layer
         try:
             with torch.no_grad():
                 self.model(input_ids=tokens.to(self.device), use_cache=False)
         finally:
             for index, layer in enumerate(self.layers):
                 holder[index] = layer
-        hidden = recorders[0].hidden
-        if hidden is None:
-            raise ValueError("the decoder never called its first layer")
-        return hidden, [Call(recorder.args, recorder.kwargs) for recorder in recorders]
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
         """Load one layer for as long as the block runs; its memory is freed afterwards."""
         prefix = f"{self._path}.{index}."
         self._load(lambda name: f".{prefix}" in f".{name}")
-        layer = self.layers[index].to(self.device)
+        layer = self.layers[index]
         try:
             yield layer
         finally:
@@ -123,15 +134,22 @@ class Decoder:
                     state |= {name: reader.get_tensor(name) for name in names}
         mapping: list[Any] = list(get_model_conversion_mapping(self.model))
         convert_and_load_state_dict_in_model(
-            self.model, state, LoadStateDictConfig(dtype=torch.float32, weight_mapping=mapping)
+            self.model,
+            state,
+            LoadStateDictConfig(dtype=torch.float32, weight_mapping=mapping, device_map={"": self.device}),
         )
+
+
+class _FirstLayerReached(Exception):
+    """Leaves the decoder before its layers."""
 
 
 class _Recorder(nn.Module):
     """Stands in for a layer: remembers how it was called and hands the hidden states on."""
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: nn.Module, wraps: bool, stops: bool = False):
         super().__init__()
+        self.wraps, self.stops = wraps, stops
         # In a tuple, so that the layer does not become a submodule.
         self._layer = (layer,)
         self.hidden: Tensor | None = None
@@ -146,13 +164,14 @@ class _Recorder(nn.Module):
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         self.hidden, self.args, self.kwargs = hidden_states, args, kwargs
-        return hidden_states
+        if self.stops:
+            raise _FirstLayerReached
+        return (hidden_states,) if self.wraps else hidden_states
 
 
 def _move_buffers(module: nn.Module, device: torch.device) -> None:
-    for part in module.modules():
-        for name, buffer in part.named_buffers(recurse=False):
-            setattr(part, name, buffer.to(device))
+    for name, buffer in module.named_buffers(recurse=False):
+        setattr(module, name, buffer.to(device))
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -161,13 +180,3 @@ def first_tensor(output: Any) -> Tensor:
     if not isinstance(found, Tensor):
         raise ValueError(f"a layer returned a {type(found).__name__}")
     return found
-
-
-def run_layer(layer: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    """Run one layer on a batch ``[B, T, E]``."""
-    return first_tensor(layer(hidden, *call.args, **call.kwargs))
-
-
-def overrides_of(tensors: Mapping[str, Tensor], attention: str) -> dict[str, Tensor]:
-    """Name attention tensors as parameters of their layer."""
-    return {f"{attention}.{suffix}": tensor for suffix, tensor in tensors.items()}

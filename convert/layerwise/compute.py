@@ -29,6 +29,9 @@ from convert.provenance import describe_layers
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and the steps done and in all."""
 
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+"""What families call the number of positions they were made for."""
+
 Records = list[dict[str, Any]]
 
 
@@ -49,7 +52,8 @@ def compute(job: LayerJob, store: LayerStore, progress: Progress) -> dict[str, A
     calibration = job.calibration
     if calibration is None:
         return describe_layers(compute_layers(job, store, progress), None, None)
-    longest = job.family.value(job.config, "max_position_embeddings") or LONGEST_ROW
+    named = (job.family.value(job.config, key) for key in POSITIONS)
+    longest = next((value for value in named if type(value) is int and value > 0), LONGEST_ROW)
     text = read_text(calibration.text, job.folder, calibration.tokens, longest, calibration.batch)
     records = compute_with_text(job, calibration, text, store, progress)
     return describe_layers(records, calibration, text)

@@ -2,9 +2,8 @@
 
     python tests/benchmarks/merging.py CHECKPOINT --kv-heads 4 --calibrate train.txt --held-out test.txt
 
-Prints one Markdown row per method with the options of ``python -m convert`` that made it. Text ``samples`` means
-what the source itself writes (temperature 1), for a checkpoint whose own text is not at hand; calibration and
-held-out samples are drawn with different seeds.
+Prints one Markdown row per method. Text ``samples`` means what the source itself writes (temperature 1), for
+a checkpoint whose own text is not at hand; calibration and held-out samples have different seeds.
 """
 
 import argparse
@@ -148,7 +147,7 @@ def write_samples(
     written = model.generate(
         start, attention_mask=torch.ones_like(start), do_sample=True, top_k=0, max_new_tokens=length - 1
     )
-    return "\n".join(tokenizer.decode(row[1:], skip_special_tokens=True).strip() for row in written)
+    return "".join(tokenizer.decode(row[1:], skip_special_tokens=True) for row in written)
 
 
 if __name__ == "__main__":

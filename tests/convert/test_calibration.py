@@ -1,0 +1,284 @@
+"""Reading a text through every family layer by layer, and what refit and reconstruction do with it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModel, AutoModelForCausalLM
+
+from convert import ConvertError, Request, convert
+from convert.calibration.decoder import Decoder
+from convert.calibration.streams import Streams
+from convert.layerwise.compute import compute_with_text, find_spots
+from convert.layerwise.job import Calibration, LayerJob
+from convert.layerwise.store import LayerStore
+from convert.merging import METHODS
+from convert.weights.checkpoint import open_weights
+from tests.convert.sources import Source, duplicate_heads
+from tests.convert.tiny import CASES
+
+ROWS = torch.arange(4 * 24).reshape(4, 24) * 7 % 61
+CPU = torch.device("cpu")
+
+cases = pytest.mark.parametrize("case", CASES)
+
+
+def job_of(source: Source, kv_heads: int, method: str = "subspace") -> LayerJob:
+    weights = open_weights(source.folder)
+    return LayerJob(
+        folder=source.folder,
+        weights=weights,
+        family=source.family,
+        config=source.config,
+        shape=source.shape,
+        bare=source.family.is_bare(weights.tensors),
+        kv_heads=(kv_heads,) * source.shape.layers,
+        method=METHODS[method],
+        search=False,
+        seed=0,
+        initializer_range=0.02,
+        layout=source.family.layout,
+        dtype=None,
+        calibration=None,
+    )
+
+
+@cases
+def test_streams_are_those_of_the_whole_model(source: Source) -> None:
+    job = job_of(source, 1)
+    decoder = Decoder(source.folder, job.weights, source.family.layers, CPU)
+    streams = Streams(decoder, ROWS, 2, find_spots(job), converted=True)
+    whole = AutoModel.from_pretrained(source.folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        hidden = whole(ROWS, output_hidden_states=True, use_cache=False).hidden_states
+    for index in range(source.shape.layers - 1):
+        with decoder.layer(index) as layer:
+            before = streams.source.clone()
+            moment, wanted = streams.read_source(index, layer, False, lambda: None)
+            own = source.family.join_layer(source.split(index), source.shape.layer(), source.config)
+            error = streams.advance(index, layer, own, wanted, lambda: None)
+        torch.testing.assert_close(streams.source, hidden[index + 1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(streams.converted, streams.source, rtol=1e-4, atol=1e-4)
+        assert error < 1e-8
+        assert moment.shape == (source.shape.hidden_size,) * 2
+        assert not torch.equal(wanted.stream, before)
+    assert all(parameter.is_meta for layer in decoder.layers for parameter in layer.parameters())
+
+
+@cases
+def test_duplicated_heads_survive_every_stage(source: Source, tmp_path: Path) -> None:
+    if not source.fewer():
+        pytest.skip("one KV head already")
+    if source.family.fixed(source.config):
+        pytest.skip("its heads may not be rotated")
+    count = source.fewer()[0]
+    duplicate_heads(source, count, tmp_path / "equal")
+    equal = Source(tmp_path / "equal", source.family)
+    calibration = Calibration("", ROWS.numel(), 2, "cpu", refit=True, steps=0)
+    records = compute_with_text(
+        job_of(equal, count), calibration, rows_as_text(ROWS), LayerStore(tmp_path / "work"), lambda *_: None
+    )
+    for record in records:
+        assert record["values"] < 1e-6
+        assert record["keys"] < 1e-6 or source.family.key_norm(source.config)
+        assert record["stream"] < 1e-8
+
+
+def rows_as_text(rows: Tensor):
+    from convert.calibration.text import CalibrationText
+
+    return CalibrationText("rows", rows, "sha256:0")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    # Each word makes the next likely, so that there is something to learn.
+    words, word = [], 5
+    for jump in torch.randint(1, 4, (6000,)).tolist():
+        word = (word * 3 + jump) % 64
+        words.append(f"w{word}")
+    path = tmp_path / "text.txt"
+    path.write_text(" ".join(words))
+    return path
+
+
+def request_with(source: Path, out: Path, text: Path, **options: object) -> Request:
+    defaults = {"kv_heads": 1, "calibrate": str(text), "calibrate_tokens": 2048, "calibrate_batch": 4}
+    return Request(str(source), out, **{**defaults, **options})
+
+
+def divergence(source: Path, result: Path) -> float:
+    tokens = torch.arange(200).reshape(4, 50) * 11 % 64
+    with torch.no_grad():
+        before, after = (
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            .eval()(tokens)
+            .logits.log_softmax(-1)
+            for folder in (source, result)
+        )
+    return float((before.exp() * (before - after)).sum(-1).mean())
+
+
+def last_stream(result: Path) -> float:
+    layers = json.loads((result / "config.json").read_text())["conversion"]["layers"]
+    return layers[-1]["stream"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "phi3"])
+def test_each_stage_repairs_more(family: str, make_checkpoint, text: Path, tmp_path: Path) -> None:
+    source = make_checkpoint(family)
+    none = convert(
+        request_with(source, tmp_path / "a", text, merge="subspace", reconstruct=0, refit=True, kv_heads=2)
+    )
+    more = convert(request_with(source, tmp_path / "b", text, kv_heads=2, reconstruct=80))
+    assert last_stream(tmp_path / "b") < last_stream(tmp_path / "a")
+    assert more.provenance["calibration"]["reconstruct"] == 80
+    assert none.provenance["calibration"]["refit"] is True
+
+
+def test_text_beats_no_text_beats_mean(text: Path, make_checkpoint, tmp_path: Path) -> None:
+    source = make_checkpoint("llama")
+    losses = {}
+    for name, options in {
+        "mean": {"calibrate": None},
+        "subspace": {"calibrate": None, "merge": "subspace"},
+        "all": {"reconstruct": 60},
+    }.items():
+        convert(request_with(source, tmp_path / name, text, **options))
+        losses[name] = divergence(source, tmp_path / name)
+    assert losses["all"] < losses["subspace"] < losses["mean"]
+
+
+def test_default_with_text_is_subspace_with_everything(make_checkpoint, text: Path, run, tmp_path) -> None:
+    source = make_checkpoint("llama", max_position_embeddings=32)
+    words = ("--kv-heads", 2, "--calibrate", text, "--calibrate-tokens", 256, "--calibrate-batch", 4)
+    finished = run(source, tmp_path / "out", *words)
+    assert finished.code == 0, finished.err
+    assert "no --merge, so the method is subspace with refit and reconstruction" in finished.out
+    conversion = json.loads((tmp_path / "out" / "config.json").read_text())["conversion"]
+    assert conversion["merge"] == "subspace"
+    assert conversion["calibration"] == {
+        "text": str(text),
+        "digest": conversion["calibration"]["digest"],
+        "tokens": 256,
+        "row_tokens": 32,
+        "refit": True,
+        "reconstruct": 200,
+    }
+    assert [set(layer) for layer in conversion["layers"]] == [{"keys", "values", "stream"}] * 3
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Calibrated on 256 tokens" in card
+    assert "What merging lost, layer by layer" in card
+    assert not (tmp_path / "out" / ".work").exists()
+
+
+def test_computing_goes_on_where_it_stopped(make_checkpoint, tmp_path: Path) -> None:
+    from convert.families import FAMILIES
+
+    source = Source(make_checkpoint("llama"), FAMILIES["llama"])
+    calibration = Calibration("", ROWS.numel(), 2, "cpu", refit=True, steps=5)
+
+    def compute(store: LayerStore) -> list[dict[str, object]]:
+        return compute_with_text(job_of(source, 2), calibration, rows_as_text(ROWS), store, lambda *_: None)
+
+    whole, parts = LayerStore(tmp_path / "whole"), LayerStore(tmp_path / "parts")
+    first = compute(whole)
+    compute(parts)
+    kept = parts.path(0).stat().st_mtime_ns
+    parts.path(1).unlink()
+    parts.path(2).write_bytes(b"cut off")
+    assert compute(parts) == first
+    assert parts.path(0).stat().st_mtime_ns == kept
+    for layer in range(source.shape.layers):
+        one, other = load_file(whole.path(layer)), load_file(parts.path(layer))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_result_is_rounded_as_the_source(make_checkpoint, text: Path, tmp_path: Path) -> None:
+    source = make_checkpoint("qwen2", dtype=torch.bfloat16)
+    convert(request_with(source, tmp_path / "out", text, reconstruct=3))
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"calibrate": None, "refit": True}, "refit needs a calibration text"),
+        ({"calibrate": None, "reconstruct": 5}, "reconstruct=5 needs a calibration text"),
+        ({"calibrate": "no.txt"}, "does not exist"),
+        ({"calibrate": "."}, "is a folder"),
+        ({"calibrate_tokens": 0}, "calibrate_tokens=0 must be at least 1"),
+        ({"calibrate_batch": 5000}, "less than one batch of 5000 rows"),
+        ({"reconstruct": -1}, "reconstruct=-1"),
+        ({"device": "gpu9"}, "device='gpu9' cannot be used here"),
+        ({"device": "meta"}, "holds no numbers"),
+        ({"group": "serach"}, "did you mean 'search'"),
+        ({"merge": "random"}, "has no use for --calibrate"),
+        ({"merge": "random", "calibrate": None, "group": "search"}, "has no use for --group search"),
+    ],
+)
+def test_wrong_requests_are_refused(options, message: str, make_checkpoint, text, tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match=message):
+        convert(request_with(make_checkpoint("llama"), tmp_path / "out", text, **options))
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("method", ["subspace", "procrustes"])
+def test_clipped_heads_are_not_rotated(method: str, make_checkpoint, tmp_path: Path) -> None:
+    source = make_checkpoint("olmo", clip_qkv=0.3)
+    with pytest.raises(ConvertError, match="clips every number"):
+        convert(Request(str(source), tmp_path / "out", kv_heads=1, merge=method))
+
+
+def test_key_norm_is_told(make_checkpoint, tmp_path: Path) -> None:
+    result = convert(Request(str(make_checkpoint("qwen3")), tmp_path / "out", kv_heads=1, merge="subspace"))
+    assert "keys are averaged" in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"body": "w1 w2 w3"}\n' * 400),
+        ("a.csv", "id,body\n" + "1,w1 w2 w3\n" * 400),
+    ],
+)
+def test_text_in_a_table(name: str, content: str, make_checkpoint, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    source = make_checkpoint("llama", max_position_embeddings=16)
+    spec = f"{tmp_path / name}:body"
+    request = request_with(source, tmp_path / "out", Path(spec), merge="subspace", calibrate_tokens=128)
+    assert convert(request).provenance["calibration"]["tokens"] == 128
+    wrong = request_with(source, tmp_path / "b", tmp_path / name, merge="subspace")
+    with pytest.raises(ConvertError, match=r"no text in column 'text'; its columns: .*body"):
+        convert(wrong)
+
+
+def test_hub_data_set_fails_in_one_line(make_checkpoint, tmp_path: Path, monkeypatch) -> None:
+    import datasets
+
+    def unreachable(*arguments: str, **options: object) -> None:
+        assert arguments == ("org/texts", "en")
+        assert options == {"split": "test", "streaming": True}
+        raise ConnectionError("no network\nsecond line")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    request = request_with(make_checkpoint("llama"), tmp_path / "out", Path("org/texts:en:test:body"))
+    with pytest.raises(ConvertError, match=r"could not be read: no network$"):
+        convert(request)
+
+
+def test_progress_counts_every_step(make_checkpoint, text: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int, str]] = []
+    report: Callable[[str, int, int, str], None] = lambda *call: told.append(call)  # noqa: E731
+    request = request_with(make_checkpoint("llama"), tmp_path / "out", text, reconstruct=4)
+    convert(request, report=report)
+    steps = [call for call in told if call[3] == "steps"]
+    assert steps[-1][1] == steps[-1][2]
+    assert [call[1] for call in steps] == sorted(call[1] for call in steps)
+    assert any("reconstructing" in call[0] for call in steps)
