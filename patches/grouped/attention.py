@@ -77,7 +77,11 @@ class GroupedAttention(nn.Module):
     def _shared(self, value: Any) -> Any:
         if not isinstance(value, Cache):
             return value
-        return SharedHeads(value, self.groups, compact=self.config._attn_implementation == PACKED)
+        return SharedHeads(value, self.groups, compact=self.takes_compact())
+
+    def takes_compact(self) -> bool:
+        """Whether a single token may attend to ``K`` stored heads as they are."""
+        return bool(self.config._attn_implementation == PACKED)
 
 
 def _shrunk(projection: nn.Module, layout: Layout, groups: int) -> nn.Module:

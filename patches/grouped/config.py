@@ -11,6 +11,9 @@ class GroupedConfigMixin(OwnCodeConfigMixin):
 
     Code that ignores ``model_type`` cannot run such a checkpoint wrongly: its projections do not have the
     shapes of the original architecture.
+
+    Attributes:
+        needs: Options of the architecture, and the one value each that leaves a KV head per query head.
     """
 
     num_key_value_heads: Any
@@ -33,14 +36,14 @@ class GroupedConfigMixin(OwnCodeConfigMixin):
         """
         kept, heads = self.num_key_value_heads, self.num_attention_heads
         allowed = [count for count in range(1, heads + 1) if heads % count == 0]
-        if isinstance(kept, bool) or kept not in allowed:
+        if type(kept) is not int or kept not in allowed:
             raise PolicyError(
                 f"num_key_value_heads={kept!r} must divide the {heads} heads of this {self.model_type} model "
                 f"(one of {', '.join(map(str, allowed))})"
             )
         return heads // kept
 
-    def check(self) -> None:
+    def check_grouping(self) -> None:
         """Refuse what a grouped model cannot do.
 
         Raises:

@@ -9,6 +9,7 @@ from transformers.generation import GenerationConfig, GenerationMode
 from patches.grouped import packed
 from patches.grouped.attention import GroupedAttention
 from patches.grouped.cache import GroupedCache
+from patches.policy import PolicyError
 
 # Here, because every grouped class imports this module, also in a folder that carries only some of them.
 packed.register()
@@ -29,7 +30,7 @@ class GroupedMixin:
         Raises:
             PolicyError: it has no valid number of KV heads, or asks for what grouped models do not have.
         """
-        config.check()
+        config.check_grouping()
         # Models made from one config would share it, attention implementation included.
         super().__init__(copy.deepcopy(config))  # type: ignore[call-arg]
         for parent in list(self.modules()):  # type: ignore[attr-defined]
@@ -44,6 +45,17 @@ class GroupedMixin:
         """As transformers chooses, with our ``sdpa`` in place of its own wherever attention can be chosen."""
         chosen: str = super().get_correct_attn_implementation(requested_attention, *args, **kwargs)  # type: ignore[misc]
         return packed.PACKED if chosen == "sdpa" and self._supports_attention_backend else chosen  # type: ignore[attr-defined]
+
+    def init_continuous_batching(self, *_: Any, **__: Any) -> Any:
+        """Refuse the paged cache of transformers, which attention fills past the cache that it is given.
+
+        Raises:
+            PolicyError: always.
+        """
+        raise PolicyError(
+            f"continuous batching would store all {self.config.num_attention_heads} heads instead of "
+            f"{self.config.num_key_value_heads}; use generate, which takes padded batches"
+        )
 
     def _prepare_cache_for_generation(
         self,

@@ -145,6 +145,28 @@ def test_attention_weights_are_those_of_the_heads_written_out(name):
         torch.testing.assert_close(one, other, **tolerance(name, "eager"))
 
 
+def test_attention_goes_by_the_names_of_transformers():
+    model = grouped_model("opt")
+    for requested, name in (("eager", "eager"), ("sdpa", "grouped_sdpa")):
+        model.set_attn_implementation(requested)
+        assert model.config._attn_implementation == name == model.model.decoder.config._attn_implementation
+    assert grouped_model("falcon").config._attn_implementation == "sdpa"
+
+
+def test_sdpa_of_transformers_written_into_the_config_stays_exact_and_small():
+    model, tokens = grouped_model("gpt_neox"), prompt(6)
+    want = model(tokens).logits
+    model.config._attn_implementation = "sdpa"
+    cache = patches.GroupedCache(config=model.config)
+    torch.testing.assert_close(steps(model, cache, tokens, [1] * 6), want.detach())
+    assert cache.layers[0].keys.shape[1] == 2
+
+
+def test_continuous_batching_is_refused():
+    with pytest.raises(patches.PolicyError, match="would store all 6 heads instead of 2"):
+        grouped_model("gpt_neox").generate_batch([[3, 4, 5]])
+
+
 def test_a_copy_of_a_model_is_a_model_of_its_own():
     model, tokens = grouped_model("gpt_neox"), prompt(5)
     twin = copy.deepcopy(model)

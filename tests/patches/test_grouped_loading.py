@@ -115,6 +115,7 @@ def test_weights_of_another_number_of_heads_are_refused(family, tmp_path):
     [
         ({"num_key_value_heads": 4}, "num_key_value_heads=4 must divide the 6 heads .* 1, 2, 3, 6"),
         ({"num_key_value_heads": None}, "num_key_value_heads=None must divide"),
+        ({"num_key_value_heads": 2.0}, "num_key_value_heads=2.0 must divide"),
         ({"num_key_value_heads": True}, "num_key_value_heads=True must divide"),
         ({"attention_window": {"size": 8}}, "windowed_falcon has fewer KV heads but no window yet"),
         ({"multi_query": True}, "multi_query=True must be False"),
@@ -131,6 +132,11 @@ def test_a_damaged_config_is_refused(entries, said, tmp_path):
 def test_attention_that_is_a_class_of_its_own_is_refused(family):
     with pytest.raises(ValueError, match="does not support Flash Attention"):
         grouped_model(family).set_attn_implementation("flash_attention_2")
+
+
+def test_the_readme_names_every_family():
+    readme = (Path(patches.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert all(f"`windowed_{family}`" in readme for family in CONFIGS)
 
 
 def test_load_gives_a_tokenizer_too(tmp_path):
