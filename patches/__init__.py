@@ -5,9 +5,10 @@ checkpoints.
 """
 
 from patches.cache.windowed import WindowedCache
+from patches.grouped.cache import GroupedCache
 from patches.loading import load, register
 from patches.policy import PolicyError, WindowPolicy
 
 register()
 
-__all__ = ["PolicyError", "WindowPolicy", "WindowedCache", "load"]
+__all__ = ["GroupedCache", "PolicyError", "WindowPolicy", "WindowedCache", "load"]

@@ -9,7 +9,18 @@ REMOTE_PACKAGE = "transformers_modules"
 GLOBAL, WINDOWED = "full_attention", "sinks_and_window"
 
 
-class WindowedConfigMixin:
+class OwnCodeConfigMixin:
+    """A config of a class of ours, which names code files only where it came from some."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; a model loaded by ``import patches`` has no code files to save, so it names none."""
+        entry: dict[str, Any] = super().to_dict()  # type: ignore[misc]
+        if not type(self).__module__.startswith(REMOTE_PACKAGE):
+            entry.pop("auto_map", None)
+        return entry
+
+
+class WindowedConfigMixin(OwnCodeConfigMixin):
     """A config with an ``attention_window``.
 
     On disk ``layer_types`` names a kind of layer that transformers does not have, so that code which ignores
@@ -33,16 +44,14 @@ class WindowedConfigMixin:
             self._attn_implementation = AUTO
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; a model loaded by ``import patches`` has no code files to save, so it names none."""
-        entry = super().to_dict()  # type: ignore[misc]
+        """As JSON, with the ``layer_types`` that only windowed classes read."""
+        entry = super().to_dict()
         if self.attention_window is not None:
             policy = self.window_policy
             entry["layer_types"] = [
                 GLOBAL if policy.window_of(layer) is None else WINDOWED
                 for layer in range(self.num_hidden_layers)
             ]
-        if not type(self).__module__.startswith(REMOTE_PACKAGE):
-            entry.pop("auto_map", None)
         return entry
 
     @property

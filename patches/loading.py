@@ -6,12 +6,12 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from patches.remote import FAMILIES
+from patches.remote import FAMILIES, GROUPED_FAMILIES
 
 
 def register() -> None:
-    """Teach transformers' auto classes every windowed family."""
-    for config, model, causal in FAMILIES:
+    """Teach transformers' auto classes every windowed and every grouped family."""
+    for config, model, causal in FAMILIES + GROUPED_FAMILIES:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
         AutoModelForCausalLM.register(config, causal, exist_ok=True)

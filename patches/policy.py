@@ -9,7 +9,7 @@ POSITIONS = ("absolute",)
 
 
 class PolicyError(ValueError):
-    """The window that a checkpoint asks for cannot be, or is not, the one in force."""
+    """What a checkpoint asks of attention cannot be, or is not, in force."""
 
 
 @dataclass(frozen=True)

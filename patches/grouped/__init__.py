@@ -1,0 +1,1 @@
+"""Fewer KV heads for architectures whose attention knows only one KV head per query head."""

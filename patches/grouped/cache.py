@@ -1,0 +1,64 @@
+"""What a grouped model remembers: one of every group of equal heads, in whatever cache it was given."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache
+
+
+class GroupedCache(DynamicCache):
+    """The growing cache of transformers, which can say how much it holds."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the stored keys and values hold."""
+        stores = (getattr(layer, name, None) for layer in self.layers for name in ("keys", "values"))
+        return sum(store.untyped_storage().nbytes() for store in stores if store is not None)
+
+
+class SharedHeads:
+    """A cache as attention with ``H`` KV heads sees it, while it stores ``K``.
+
+    Everything but ``update`` is the cache's own.
+
+    Holds: ``K / H`` of the bytes of the original, for every family (tests/patches/test_grouped.py).
+    """
+
+    def __init__(self, cache: Cache, groups: int, compact: bool):
+        """Wrap a cache for the call of one layer.
+
+        Args:
+            cache: Any cache of transformers.
+            groups: ``G``, query heads of one KV head.
+            compact: Hand out ``K`` heads to a single token's queries, for attention that can use them.
+        """
+        self.cache = cache
+        self.groups = groups
+        self.compact = compact
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Store the new tokens and return all of them.
+
+        Args:
+            key_states: ``[B, H, T, D]``, equal within each group of ``G`` neighbours.
+            value_states: ``[B, H, T, D]``, likewise.
+            args: What the cache takes besides.
+            kwargs: The same by name.
+
+        Returns:
+            Keys and values ``[B, H, N, D]``; ``[B, K, N, D]`` for one token, if ``compact``.
+        """
+        keys, values = self.cache.update(
+            key_states[:, :: self.groups], value_states[:, :: self.groups], *args, **kwargs
+        )
+        if keys.shape[2] == key_states.shape[2]:
+            # Nothing was there before: what came in already has all heads.
+            return key_states, value_states
+        if self.compact and key_states.shape[2] == 1:
+            return keys, values
+        return keys.repeat_interleave(self.groups, dim=1), values.repeat_interleave(self.groups, dim=1)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cache, name)

@@ -1,0 +1,170 @@
+"""A grouped checkpoint loads in the documented ways, and in any other case is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+import patches
+from convert.remote_code import find_package, flatten
+from tests.patches.tiny_grouped import CONFIGS, VOCAB, grouped_model, stock_class
+
+families = pytest.mark.parametrize("family", sorted(CONFIGS))
+TOKENS = torch.arange(3, 15)[None]
+SCRIPT = """
+import sys, torch
+{before}
+from transformers import AutoModelForCausalLM
+for folder in sys.argv[1:]:
+    try:
+        AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
+    except ValueError as error:
+        assert "trust_remote_code" in str(error) or "does not recognize" in str(error), error
+    else:
+        assert {known}, f"{{folder}} loaded without the classes that it needs"
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code={trust}).eval()
+    logits = model(torch.arange(3, 15)[None]).logits
+    options = {{"max_new_tokens": 4, "use_cache": True, "return_dict_in_generate": True}}
+    run = model.generate(torch.arange(3, 9)[None], **options)
+    assert {{layer.keys.shape[1] for layer in run.past_key_values.layers}} == {{2}}
+    torch.save(logits.detach(), folder + "/logits.pt")
+"""
+
+
+def edit(folder: Path, **entries: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def saved(family: str, folder: Path):
+    model = grouped_model(family).float()
+    model.save_pretrained(folder)
+    return model
+
+
+def as_converted(family: str, folder: Path) -> None:
+    """What ``convert`` adds to a folder: the code of the classes, and where to find them."""
+    prefix = CONFIGS[family].__name__.removesuffix("Config")
+    names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
+    edit(folder, auto_map={auto: f"headroom_windowed.{prefix}{kind}" for auto, kind in names.items()})
+    for name, text in flatten(find_package()).items():
+        (folder / name).write_text(text)
+
+
+@families
+def test_save_and_load_through_the_auto_classes(family, tmp_path):
+    model = saved(family, tmp_path)
+    loaded, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert type(loaded) is type(model) and type(loaded).__name__ == f"Windowed{prefix_of(family)}ForCausalLM"
+    assert AutoConfig.from_pretrained(tmp_path).num_key_value_heads == 2
+    entry = json.loads((tmp_path / "config.json").read_text())
+    assert entry["model_type"] == f"windowed_{family}" and entry["architectures"] == [type(model).__name__]
+    body = AutoModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits)
+        want = model.base_model(TOKENS).last_hidden_state
+        torch.testing.assert_close(body(TOKENS).last_hidden_state, want)
+    tied = model.config.tie_word_embeddings
+    head, embeddings = loaded.get_output_embeddings().weight, loaded.get_input_embeddings().weight
+    assert (head is embeddings) == tied
+
+
+def prefix_of(family: str) -> str:
+    """How transformers writes a family in class names."""
+    return stock_class(grouped_model(family)).config_class.__name__.removesuffix("Config")
+
+
+@families
+def test_a_dtype_is_taken_as_asked(family, tmp_path):
+    saved(family, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    cache = patches.GroupedCache(config=model.config)
+    with torch.no_grad():
+        for token in TOKENS.split(1, dim=1):
+            assert model(token, past_key_values=cache, use_cache=True).logits.isfinite().all()
+    assert cache.nbytes == 2 * 2 * 2 * TOKENS.shape[1] * 4 * 2
+
+
+@families
+def test_the_class_of_transformers_refuses_the_folder(family, tmp_path):
+    stock = stock_class(saved(family, tmp_path))
+    for options in ({}, {"config": AutoConfig.from_pretrained(tmp_path)}):
+        with pytest.raises(RuntimeError, match=r"mismatch"):
+            stock.from_pretrained(tmp_path, **options)
+
+
+@families
+def test_weights_of_another_number_of_heads_are_refused(family, tmp_path):
+    saved(family, tmp_path)
+    edit(tmp_path, num_key_value_heads=3)
+    with pytest.raises(RuntimeError, match=r"mismatch"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entries,said",
+    [
+        ({"num_key_value_heads": 4}, "num_key_value_heads=4 must divide the 6 heads .* 1, 2, 3, 6"),
+        ({"num_key_value_heads": None}, "num_key_value_heads=None must divide"),
+        ({"num_key_value_heads": 2.0}, "num_key_value_heads=2.0 must divide"),
+        ({"num_key_value_heads": True}, "num_key_value_heads=True must divide"),
+        ({"attention_window": {"size": 8}}, "windowed_falcon has fewer KV heads but no window yet"),
+        ({"multi_query": True}, "multi_query=True must be False"),
+    ],
+)
+def test_a_damaged_config_is_refused(entries, said, tmp_path):
+    saved("falcon", tmp_path)
+    edit(tmp_path, **entries)
+    with pytest.raises(patches.PolicyError, match=said):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["gptj", "falcon"])
+def test_attention_that_is_a_class_of_its_own_is_refused(family):
+    with pytest.raises(ValueError, match="does not support Flash Attention"):
+        grouped_model(family).set_attn_implementation("flash_attention_2")
+
+
+def test_the_readme_names_every_family():
+    readme = (Path(patches.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert all(f"`windowed_{family}`" in readme for family in CONFIGS)
+
+
+def test_load_gives_a_tokenizer_too(tmp_path):
+    saved("gpt_neox", tmp_path)
+    words = Tokenizer(WordLevel({f"w{index}": index for index in range(VOCAB)}, unk_token="w2"))
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0").save_pretrained(tmp_path)
+    model, tokenizer = patches.load(tmp_path)
+    assert type(model).__name__ == "WindowedGPTNeoXForCausalLM" and tokenizer.padding_side == "left"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("installed", [True, False], ids=["import-patches", "trust-remote-code"])
+def test_every_family_in_a_fresh_process(installed, tmp_path):
+    folders = {family: tmp_path / family for family in CONFIGS}
+    models = {family: saved(family, folder) for family, folder in folders.items()}
+    if not installed:
+        for family, folder in folders.items():
+            as_converted(family, folder)
+    before = "import patches" if installed else "sys.modules['patches'] = None"
+    script = SCRIPT.format(before=before, known=installed, trust=not installed)
+    root = Path(patches.__file__).parents[1]
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run(
+        [sys.executable, "-c", script, *map(str, folders.values())],
+        cwd=root if installed else tmp_path,
+        env=environment,
+        check=True,
+    )
+    for family, model in models.items():
+        with torch.no_grad():
+            torch.testing.assert_close(torch.load(folders[family] / "logits.pt"), model(TOKENS).logits)
