@@ -1,8 +1,13 @@
 """Keep one head of every group: an ablation of the GQA paper."""
 
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from convert.merging.method import Groups, MergeContext, MergeMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def merge_first(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:

@@ -1,9 +1,13 @@
 """What a merge method is: the heads of a group in, one key head and one value head out."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 from convert.heads import Rotary
 from convert.merging.inputs import Inputs

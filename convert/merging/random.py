@@ -1,11 +1,14 @@
 """Start every head afresh: the lower bound among the GQA paper's ablations."""
 
-import hashlib
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import hashlib
+from typing import TYPE_CHECKING
 
 from convert.merging.method import Groups, MergeContext, MergeMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def merge_random(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
@@ -23,6 +26,8 @@ def merge_random(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor
     Source: GQA, arXiv 2305.13245, section 3.3 ("Random").
     Holds: the numbers depend on seed and tensor name, not on sharding (tests/convert/test_sharding.py).
     """
+    import torch
+
     shape = (len(groups), *heads.shape[1:])
     if context.kind != "weight":
         return torch.full(shape, float(context.kind == "norm"), dtype=heads.dtype)

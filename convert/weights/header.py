@@ -10,6 +10,7 @@ from typing import Any
 
 from convert.errors import ConvertError
 from convert.weights.dtypes import ELEMENT_BYTES
+from convert.weights.stamp import Stamp, read_stamp
 
 MAX_HEADER_BYTES = 100_000_000
 
@@ -27,12 +28,13 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One safetensors file: its tensors in the order of their bytes, and a digest of its header."""
+    """One safetensors file: its tensors in the order of their bytes, a digest of its header, its stamp."""
 
     path: Path
     nbytes: int
     entries: tuple[TensorEntry, ...]
     header_sha256: str
+    stamp: Stamp
 
 
 def read_header(path: Path) -> WeightFile:
@@ -48,8 +50,9 @@ def read_header(path: Path) -> WeightFile:
         ConvertError: the file cannot be read, is truncated, or its header is absurd.
     """
     try:
-        nbytes = path.stat().st_size
         with path.open("rb") as file:
+            stamp = read_stamp(file.fileno())
+            nbytes = stamp.nbytes
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= min(nbytes - 8, MAX_HEADER_BYTES):
@@ -62,7 +65,7 @@ def read_header(path: Path) -> WeightFile:
         raise ConvertError(f"{path.name} cannot be read: {error.strerror}") from error
     entries = _entries(_parse(raw, path.name), 8 + length, path.name)
     _check_cover(entries, 8 + length, nbytes, path.name)
-    return WeightFile(path, nbytes, entries, hashlib.sha256(raw).hexdigest())
+    return WeightFile(path, nbytes, entries, hashlib.sha256(raw).hexdigest(), stamp)
 
 
 def encode_header(tensors: list[tuple[str, str, tuple[int, ...], int]]) -> bytes:
