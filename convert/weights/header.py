@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from convert.errors import ConvertError
+from convert.json_file import is_text
 from convert.weights.dtypes import ELEMENT_BYTES
 from convert.weights.stamp import Stamp, read_stamp
 
 MAX_HEADER_BYTES = 100_000_000
+"""As in safetensors itself; it bounds the number of tensors too."""
+MAX_NUMBER = 2**63 - 1
+MAX_DIMENSIONS = 32
 
 
 @dataclass(frozen=True)
@@ -88,45 +92,60 @@ def encode_header(tensors: list[tuple[str, str, tuple[int, ...], int]]) -> bytes
 
 
 def _parse(raw: bytes, file: str) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name appears twice")
-        return found
-
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+        # Python would skip white space and a byte order mark here; safetensors itself refuses them.
+        if raw[:1] != b"{":
+            raise ValueError("it does not begin with a brace")
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ConvertError(
             f"{file} has a header that is not valid JSON: {error}".replace("\n", " ")
         ) from error
-    if not isinstance(header, dict):
-        raise ConvertError(f"{file} has a header that is not a JSON object")
-    header.pop("__metadata__", None)
-    return header
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ConvertError(f"{file} has a header whose __metadata__ is not an object of texts")
+    return dict(header)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
 
 
 def _entries(header: dict[str, Any], data_start: int, file: str) -> tuple[TensorEntry, ...]:
-    entries = []
-    for name, tensor in header.items():
-        try:
-            dtype, shape, (start, end) = tensor["dtype"], tuple(tensor["shape"]), tensor["data_offsets"]
-            if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
-                raise ValueError
-        except (TypeError, KeyError, ValueError) as error:
-            raise ConvertError(f"{file}: the header's entry for {name!r} is malformed") from error
-        if dtype not in ELEMENT_BYTES:
-            raise ConvertError(
-                f"{file}: tensor {name!r} has the unknown type {dtype!r} (a quantized checkpoint?)"
-            )
-        expected = math.prod(shape) * ELEMENT_BYTES[dtype]
-        if end - start != expected:
-            raise ConvertError(
-                f"{file}: tensor {name!r} of shape {list(shape)} and type {dtype} needs {expected} bytes, "
-                f"its offsets say {end - start}"
-            )
-        entries.append(TensorEntry(name, dtype, shape, data_start + start, end - start))
+    entries = [_entry(name, tensor, data_start, file) for name, tensor in header.items()]
     return tuple(sorted(entries, key=lambda entry: (entry.offset, entry.nbytes)))
+
+
+def _entry(name: str, tensor: Any, data_start: int, file: str) -> TensorEntry:
+    try:
+        dtype, shape, (start, end) = tensor["dtype"], tuple(tensor["shape"]), tensor["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        dtype, shape, start, end = None, (), -1, -1
+    if (
+        not is_text(name)
+        or not isinstance(dtype, str)
+        or len(shape) > MAX_DIMENSIONS
+        or not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (*shape, start, end))
+    ):
+        raise ConvertError(f"{file}: the header's entry for {name[:200]!r} is malformed")
+    if dtype not in ELEMENT_BYTES:
+        raise ConvertError(
+            f"{file}: tensor {name!r} has the unknown type {dtype[:80]!r} (a quantized checkpoint?)"
+        )
+    expected = math.prod(shape) * ELEMENT_BYTES[dtype]
+    if end - start != expected:
+        raise ConvertError(
+            f"{file}: tensor {name!r} of shape {list(shape)} and type {dtype} needs {expected} bytes, "
+            f"its offsets say {end - start}"
+        )
+    return TensorEntry(name, dtype, shape, data_start + start, end - start)
 
 
 def _check_cover(entries: tuple[TensorEntry, ...], position: int, nbytes: int, file: str) -> None:

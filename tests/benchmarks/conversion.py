@@ -5,8 +5,8 @@ python tests/benchmarks/conversion.py --size 3.5 --runs 5
 Makes a checkpoint of random bfloat16 tensors in Llama-2-7B's shapes, with as many layers as the size asks
 for, and lets every contender copy or convert it, one after the other, ``--runs`` times in turn. Each is a
 process of its own, timed from start to end, imports included. The page cache is not emptied between runs: the
-source is as warm as memory allows, for all alike. ``cp -r`` leaves its last gigabytes to be written later, the
-conversion ends when all is on disk; a ``sync`` after each run, not timed, evens that out for the next.
+source is as warm as memory allows, for all alike. ``cp -r`` leaves its last gigabytes to be written later,
+the conversion ends when all is on disk; a ``sync`` after each run, not timed, evens that out for the next.
 """
 
 import argparse
