@@ -1,13 +1,8 @@
 """Keep one head of every group: an ablation of the GQA paper."""
 
-from __future__ import annotations
+from torch import Tensor
 
-from typing import TYPE_CHECKING
-
-from convert.merging.method import Groups, MergeContext, MergeMethod
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from convert.merging.method import Groups, MergeContext
 
 
 def merge_first(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
@@ -24,6 +19,3 @@ def merge_first(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
     Source: GQA, arXiv 2305.13245, section 3.3 ("First").
     """
     return heads[[group[0] for group in groups]]
-
-
-FIRST = MergeMethod("first", "keep the first head of a group", "GQA, arXiv 2305.13245", merge_first)

@@ -1,13 +1,9 @@
 """Mean pooling of the heads of a group: the method of the GQA paper."""
 
-from __future__ import annotations
+import torch
+from torch import Tensor
 
-from typing import TYPE_CHECKING
-
-from convert.merging.method import Groups, MergeContext, MergeMethod
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from convert.merging.method import Groups, MergeContext
 
 
 def merge_mean(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
@@ -24,12 +20,7 @@ def merge_mean(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
     Source: GQA, arXiv 2305.13245, section 2.1.
     Holds: duplicated heads come back bit for bit (tests/convert/test_merging.py).
     """
-    import torch
-
     merged = torch.empty(len(groups), *heads.shape[1:], dtype=heads.dtype)
     for new_head, group in enumerate(groups):
         merged[new_head] = heads[list(group)].mean(dim=0, dtype=torch.float64).to(heads.dtype)
     return merged
-
-
-MEAN = MergeMethod("mean", "average the heads of a group", "GQA, arXiv 2305.13245", merge_mean)

@@ -1,14 +1,11 @@
 """Start every head afresh: the lower bound among the GQA paper's ablations."""
 
-from __future__ import annotations
-
 import hashlib
-from typing import TYPE_CHECKING
 
-from convert.merging.method import Groups, MergeContext, MergeMethod
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from convert.merging.method import Groups, MergeContext
 
 
 def merge_random(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
@@ -26,8 +23,6 @@ def merge_random(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor
     Source: GQA, arXiv 2305.13245, section 3.3 ("Random").
     Holds: the numbers depend on seed and tensor name, not on sharding (tests/convert/test_sharding.py).
     """
-    import torch
-
     shape = (len(groups), *heads.shape[1:])
     if context.kind != "weight":
         return torch.full(shape, float(context.kind == "norm"), dtype=heads.dtype)
@@ -35,6 +30,3 @@ def merge_random(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
     drawn = torch.randn(shape, generator=generator, dtype=torch.float32)
     return (drawn * context.initializer_range).to(heads.dtype)
-
-
-RANDOM = MergeMethod("random", "new heads, drawn afresh (ablation)", "GQA, arXiv 2305.13245", merge_random)

@@ -9,6 +9,12 @@ from convert.weights.dtypes import FLOATS
 from convert.weights.header import TensorEntry
 
 
+def torch_dtype(dtype: str) -> torch.dtype:
+    """Translate the safetensors name of a floating type."""
+    found: torch.dtype = getattr(torch, FLOATS[dtype])
+    return found
+
+
 def load_tensor(source: int, entry: TensorEntry) -> Tensor:
     """Read a whole tensor in its own dtype.
 
@@ -27,7 +33,7 @@ def load_tensor(source: int, entry: TensorEntry) -> Tensor:
 
 def load_elements(source: int, entry: TensorEntry, start: int, nbytes: int) -> Tensor:
     """Read some elements of a tensor, flat: ``nbytes`` bytes from byte ``start`` of the tensor."""
-    dtype = getattr(torch, FLOATS[entry.dtype])
+    dtype = torch_dtype(entry.dtype)
     if nbytes == 0:
         return torch.empty(0, dtype=dtype)
     return torch.frombuffer(read_exactly(source, entry.offset + start, nbytes), dtype=dtype)
@@ -47,7 +53,7 @@ def cast(tensor: Tensor, dtype: str, name: str) -> Tensor:
     Raises:
         ConvertError: a finite number does not fit the wanted type.
     """
-    result = tensor.to(getattr(torch, FLOATS[dtype]))
+    result = tensor.to(torch_dtype(dtype))
     if dtype == "F16" and bool((result.isinf() & tensor.isfinite()).any()):
         largest = float(tensor[tensor.isfinite()].abs().max())
         raise ConvertError(

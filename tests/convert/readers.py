@@ -57,5 +57,5 @@ def check_index(content: bytes, folder: Path) -> bool:
         return False
     assert all(file.path.parent == folder for file in weights.files)
     assert set(json.loads(content)["weight_map"]) <= set(weights.tensors)
-    assert plan_files(plan_pieces(weights, {}, None), None)
+    assert plan_files(plan_pieces(weights, {}, (), None), None)
     return True
