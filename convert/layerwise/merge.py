@@ -11,13 +11,13 @@ from torch import Tensor
 
 from convert.errors import ConvertError
 from convert.heads import AttentionHeads
-from convert.layerwise.job import LayerJob
 from convert.layerwise.columns import from_columns, to_columns
-from convert.merging.inputs import Inputs
 from convert.layerwise.heads import Setting, merge_group, merge_layer, reorder, select
+from convert.layerwise.job import LayerJob
 from convert.layerwise.loss import measure_loss
-from convert.merging.method import Groups, MergeContext
 from convert.layerwise.search import search_groups
+from convert.merging.inputs import Inputs
+from convert.merging.method import Groups, MergeContext
 from convert.weights.tensors import torch_dtype
 
 
