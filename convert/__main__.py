@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from convert.card import TIERS
-from convert.errors import ConvertError
+from convert.errors import ConvertError, Interrupted
 from convert.merging import METHODS
 from convert.pipeline import convert
 from convert.request import Request, Result
@@ -178,6 +178,23 @@ def command(
             rich_help_panel="Output",
         ),
     ] = False,
+    verify: Annotated[
+        str,
+        typer.Option(
+            metavar="LEVEL",
+            help="Checks before the result appears: sample, or full: every untouched byte, and that "
+            "transformers finds every weight.",
+            rich_help_panel="Output",
+        ),
+    ] = "sample",
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the unfinished conversion beside DST, if there is one.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a checkpoint at DST.", rich_help_panel="Output")
     ] = False,
@@ -208,10 +225,15 @@ def command(
         force=force,
         seed=seed,
         dry_run=dry_run,
+        resume=resume,
+        verify=verify,
     )
-    line = f"python -m convert {shlex.join(sys.argv[1:])}"
-    with show_progress(Console(stderr=True)) as report:
-        result = convert(request, command=line, report=report)
+    line = f"python -m convert {shlex.join(word for word in sys.argv[1:] if word != '--resume')}"
+    try:
+        with show_progress(Console(stderr=True)) as report:
+            result = convert(request, command=line, report=report)
+    except KeyboardInterrupt as error:
+        raise Interrupted("; ".join(getattr(error, "__notes__", ["nothing was written"]))) from error
     if as_json:
         sys.stdout.write(to_json(result) + "\n")
     else:
@@ -235,6 +257,9 @@ def main() -> int:
         return _fail(str(error))
     except USAGE_ERROR as error:
         return _fail(f"{getattr(error, 'format_message', error.__str__)()} (see python -m convert --help)")
+    except Interrupted as error:
+        sys.stderr.write(f"interrupted; {error}\n")
+        return INTERRUPTED
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:

@@ -1,10 +1,7 @@
-"""The folder a result is written to: all of it appears at once, or nothing does."""
+"""Whether a result may be written where the user wants it, before anything is."""
 
 import os
-import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from convert.errors import ConvertError
@@ -65,96 +62,3 @@ def check_space(destination: Path, nbytes: int) -> None:
         raise ConvertError(
             f"not enough disk space at {existing}: {nbytes + SPARE_BYTES} bytes needed, {free} free"
         )
-
-
-@contextmanager
-def write_folder(destination: Path, force: bool) -> Iterator[Path]:
-    """Give a partial folder to fill; on success it becomes ``destination``, on any failure it disappears.
-
-    Args:
-        destination: Folder to write.
-        force: Whether a folder that is there is replaced.
-
-    Yields:
-        ``DST.partial-*``, beside ``destination``.
-
-    Raises:
-        ConvertError: ``destination`` appeared meanwhile.
-        OSError: the disk refused.
-
-    Holds: a failure leaves nothing new on disk and an old checkpoint as it was (tests/convert/test_crash.py).
-    """
-    created = _make_parents(destination.parent)
-    partial = destination.with_name(f"{destination.name}.partial-{secrets.token_hex(4)}")
-    try:
-        partial.mkdir()
-        yield partial
-        _sync_folders(partial)
-        _swap(partial, destination, force)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):
-            for parent in reversed(created):
-                parent.rmdir()
-        raise
-    _sync(destination.parent)
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a text file and force it to disk."""
-    with path.open("x", encoding="utf-8", newline="\n") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a file's content, not its permissions or a link, and force it to disk."""
-    target.parent.mkdir(exist_ok=True)
-    with source.open("rb") as reader, target.open("xb") as writer:
-        shutil.copyfileobj(reader, writer)
-        writer.flush()
-        os.fsync(writer.fileno())
-
-
-def _make_parents(folder: Path) -> list[Path]:
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    missing.reverse()
-    for parent in missing:
-        parent.mkdir()
-    return missing
-
-
-def _swap(partial: Path, destination: Path, force: bool) -> None:
-    if not os.path.lexists(destination):
-        partial.rename(destination)
-        return
-    if not force:
-        raise ConvertError(f"destination {destination} appeared while the result was written")
-    aside = destination.with_name(f"{destination.name}.replaced-{secrets.token_hex(4)}")
-    try:
-        destination.rename(aside)
-        partial.rename(destination)
-    except BaseException:
-        if aside.exists() and not destination.exists():
-            aside.rename(destination)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync_folders(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir():
-            _sync(path)
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,6 +8,10 @@ class ConvertError(Exception):
     """The request cannot be carried out; the message is one line: what, what it got, what is allowed."""
 
 
+class Interrupted(Exception):
+    """The user stopped the conversion; the message says what is left of it."""
+
+
 def unknown(kind: str, got: object, known: Iterable[str]) -> ConvertError:
     """Build the error for a name that is not registered.
 

@@ -1,8 +1,12 @@
 """One layer's attention, head by head: what every family's tensors are split into and joined from."""
 
-from dataclasses import dataclass, fields
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,23 @@
 
 import errno
 import shlex
-import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
 from convert.card import build_card
-from convert.destination import copy_file, write_folder, write_text
+from convert.durable import copy_file, write_text
 from convert.errors import ConvertError
+from convert.journal import build_journal
 from convert.json_file import dump_json
-from convert.layerwise.store import WORK, ComputedTensor, LayerStore
+from convert.layerwise.store import ComputedTensor, LayerStore
+from convert.partial import Partial, open_partial
 from convert.plan import Plan, make_plan
 from convert.request import Request, Result
+from convert.verify import verify
 from convert.weights.checkpoint import INDEX
 from convert.weights.layout import Piece, build_index
-from convert.weights.writing import write_file
+from convert.weights.writing import write_files
 
 Report = Callable[[str, int, int, str], None]
 """Called with what is being done, how much is done, how much there is, and the unit: bytes or steps."""
@@ -37,20 +39,17 @@ def convert(
         What was written, or would be when ``request.dry_run``.
 
     Raises:
-        ConvertError: the request, the source or the destination does not allow it; nothing is left on disk.
+        ConvertError: the request, the source or the destination does not allow it. Nothing is left on disk,
+            or, after a full disk and the like, what ``resume`` can continue; then the message says so.
     """
     try:
         plan = make_plan(request, code_root)
-        if not request.dry_run:
-            with write_folder(request.destination, request.force) as folder:
-                tell = report or (lambda name, done, total, unit: None)
-                plan = _compute(folder, plan, tell)
-                _write(folder, plan, command or command_line(request), tell)
+        if request.dry_run:
+            return plan.result
+        tell = report or (lambda name, done, total, unit: None)
+        return _carry_out(plan, command or command_line(request), tell)
     except OSError as error:
-        full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        where = f" {error.filename}" if error.filename else ""
-        raise ConvertError(f"reading or writing failed{full}:{where} {error.strerror or error}") from error
-    return plan.result
+        raise ConvertError(_explain(error)) from error
 
 
 def command_line(request: Request) -> str:
@@ -58,7 +57,7 @@ def command_line(request: Request) -> str:
     words = ["python", "-m", "convert", request.source, str(request.destination)]
     for option in fields(Request)[2:]:
         value = getattr(request, option.name)
-        if value == option.default:
+        if value == option.default or option.name == "resume":
             continue
         words.append(f"--{'no-' if value is False else ''}{option.name.replace('_', '-')}")
         if value is not True and value is not False:
@@ -66,7 +65,19 @@ def command_line(request: Request) -> str:
     return shlex.join(words)
 
 
-def _compute(folder: Path, plan: Plan, report: Report) -> Plan:
+def _carry_out(plan: Plan, command: str, report: Report) -> Result:
+    request = plan.request
+    texts = {"config": plan.form.config, "code": plan.code}
+    journal = build_journal(request, plan.weights.files, plan.files, texts, command)
+    with open_partial(request.destination, journal, request.force, request.resume) as partial:
+        plan = _compute(partial, plan, report)
+        _write_weights(partial, plan, report)
+        _write_others(partial, plan)
+        verify(partial.folder, plan, lambda done, total: report("verifying", done, total, "bytes"))
+    return plan.result
+
+
+def _compute(partial: Partial, plan: Plan, report: Report) -> Plan:
     """Compute the layers of a plan that cannot be streamed; give the plan that knows them."""
     job = plan.job
     if job is None:
@@ -74,7 +85,7 @@ def _compute(folder: Path, plan: Plan, report: Report) -> Plan:
     # With these come torch's models, a second of imports that streaming does not need.
     from convert.layerwise.compute import compute
 
-    store = LayerStore(folder / WORK)
+    store = LayerStore(partial.work)
     described = compute(job, store, lambda stage, done, total: report(stage, done, total, "steps"))
     provenance = dict(plan.result.provenance) | described
     return replace(
@@ -93,27 +104,38 @@ def _bind(piece: Piece, store: LayerStore) -> Piece:
     return replace(piece, edit=replace(piece.edit, store=store))
 
 
-def _write(folder: Path, plan: Plan, command: str, report: Report) -> None:
-    _write_weights(folder, plan, report)
-    shutil.rmtree(folder / WORK, ignore_errors=True)
+def _write_weights(partial: Partial, plan: Plan, report: Report) -> None:
+    total = sum(piece.nbytes for file in plan.files for piece in file.pieces)
+    done = 0
+
+    def advance(name: str, nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        report(name, done, total, "bytes")
+
+    write_files(partial.folder, partial.work, plan.files, advance)
+
+
+def _write_others(partial: Partial, plan: Plan) -> None:
+    folder = partial.folder
     if len(plan.files) > 1:
         write_text(folder / INDEX, dump_json(build_index(plan.files)))
     for path in plan.carried:
         copy_file(plan.source.folder / path, folder / path)
     for name, text in plan.code.items():
         write_text(folder / name, text)
-    write_text(folder / "README.md", build_card(plan.result, plan.form.config, command))
+    write_text(folder / "README.md", build_card(plan.result, plan.form.config, partial.command))
     write_text(folder / "config.json", dump_json(plan.form.config))
 
 
-def _write_weights(folder: Path, plan: Plan, report: Report) -> None:
-    total = sum(piece.nbytes for file in plan.files for piece in file.pieces)
-    done = 0
-    for file in plan.files:
-
-        def advance(nbytes: int, name: str = file.name) -> None:
-            nonlocal done
-            done += nbytes
-            report(name, done, total, "bytes")
-
-        write_file(folder, file, advance)
+def _explain(error: OSError) -> str:
+    full = {
+        errno.ENOSPC: " (the disk is full)",
+        errno.EDQUOT: " (the quota is used up)",
+        errno.EFBIG: " (larger than files may be here, see ulimit -f)",
+    }
+    where = f" {error.filename}" if error.filename else ""
+    kept = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    return (
+        f"reading or writing failed{full.get(error.errno or 0, '')}:{where} {error.strerror or error}{kept}"
+    )

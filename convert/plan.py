@@ -8,7 +8,7 @@ from pathlib import Path
 from convert.attention import AttentionShape, check_tensors, read_shape
 from convert.carry import list_carried
 from convert.destination import check_destination, check_space
-from convert.errors import ConvertError
+from convert.errors import ConvertError, unknown
 from convert.families import find_family
 from convert.families.family import Family
 from convert.families.layouts.layout import Layout
@@ -20,7 +20,7 @@ from convert.moving import plan_moves
 from convert.pooling import plan_edits
 from convert.provenance import build_provenance
 from convert.remote_code import find_package, flatten
-from convert.request import Request, Result
+from convert.request import VERIFY_LEVELS, Request, Result
 from convert.source import Source, open_source
 from convert.tiers import Form, choose_form
 from convert.treatment import Treatment, check_family, choose_treatment
@@ -38,6 +38,7 @@ class Plan:
     request: Request
     source: Source
     form: Form
+    weights: Weights
     files: tuple[OutputFile, ...]
     carried: tuple[Path, ...]
     code: dict[str, str]
@@ -63,6 +64,8 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
     shard_bytes = None if request.max_shard_size is None else parse_size(request.max_shard_size)
     if request.kv_heads is None and request.window is None:
         raise ConvertError("nothing to convert: give --kv-heads, --window or both")
+    if request.verify not in VERIFY_LEVELS:
+        raise unknown("verify", request.verify, VERIFY_LEVELS)
     source = open_source(request.source)
     check_destination(request.destination, source.folder, request.force)
     family = find_family(source.config)
@@ -102,7 +105,8 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
         ),
     )
     result = replace(_result(request, form, weights, files, caches), notes=notes if job else ())
-    return Plan(request, source, form, files, carried, code, None if treatment.streams else job, result)
+    job = None if treatment.streams else job
+    return Plan(request, source, form, weights, files, carried, code, job, result)
 
 
 def _job(

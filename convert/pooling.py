@@ -1,14 +1,18 @@
 """Methods that pool keys and values alone: one tensor in, one tensor out, so that weights can be streamed."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from convert.errors import ConvertError
 from convert.families.layouts.layout import Layout
 from convert.heads import HeadShape
 from convert.layerwise.job import LayerJob
 from convert.merging.method import Groups, MergeContext, Pool
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POOLED = {"k": "weight", "v": "weight", "k_bias": "bias", "v_bias": "bias", "k_norm": "norm"}
 """The parts of a layer that have one entry per KV head, and what a merge method calls them."""

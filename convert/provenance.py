@@ -1,19 +1,23 @@
 """Where a result came from: the ``conversion`` key of its ``config.json``."""
 
+from __future__ import annotations
+
 import hashlib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from convert.calibration.text import CalibrationText
 from convert.json_file import dump_json
 from convert.layerwise.job import Calibration
 from convert.request import Request
 from convert.source import Source
 from convert.treatment import Treatment
 from convert.weights.header import WeightFile
+
+if TYPE_CHECKING:
+    from convert.calibration.text import CalibrationText
 
 TOOL = "headroom"
 

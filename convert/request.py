@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Tier = Literal["native-gqa", "native-window", "windowed"]
+VERIFY_LEVELS = ("sample", "full")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Request:
         force: Replace a checkpoint that is already at ``destination``.
         seed: For methods that draw numbers.
         dry_run: Check all but the weights' values and compute the table; write nothing.
+        resume: Continue the same request's unfinished conversion beside ``destination``, if there is one.
+        verify: How the result is checked before it appears: ``sample`` or ``full``.
     """
 
     source: str
@@ -55,6 +58,8 @@ class Request:
     force: bool = False
     seed: int = 0
     dry_run: bool = False
+    resume: bool = False
+    verify: str = "sample"
 
 
 @dataclass(frozen=True)

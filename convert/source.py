@@ -8,6 +8,7 @@ from typing import Any
 
 from convert.errors import ConvertError
 from convert.json_file import read_json
+from convert.links import check_links
 
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*")
 UNWANTED = ("*/*.safetensors", "*/*.json", "*/*.txt", "*/*.model", "consolidated*")
@@ -44,6 +45,7 @@ def open_source(name: str) -> Source:
         raise ConvertError(f"source {name!r} is not a folder; give the checkpoint's folder or a hub id")
     if not (folder / "config.json").is_file():
         raise ConvertError(f"source {name!r} has no config.json")
+    check_links(folder)
     config = read_json(folder / "config.json")
     for key in ("quantization_config", "compression_config"):
         if config.get(key):

@@ -7,9 +7,8 @@ from typing import Any
 from convert.errors import ConvertError, unknown
 from convert.families.family import Family
 from convert.layerwise.job import Calibration
-from convert.merging import find_method
+from convert.merging import RANDOM, find_method
 from convert.merging.method import MergeMethod
-from convert.merging.random import RANDOM
 from convert.request import Request
 
 GROUPINGS = ("adjacent", "search")

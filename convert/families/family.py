@@ -1,14 +1,17 @@
 """What the converter must know about one model family."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from convert.families.forms import Native, NativeWindow, Sibling
 from convert.families.layouts.layout import Config, Layout, Switch, is_on
 from convert.heads import AttentionHeads, HeadShape, Rotary
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def sizes(

@@ -52,7 +52,7 @@ def compute(job: LayerJob, store: LayerStore, progress: Progress) -> dict[str, A
     calibration = job.calibration
     if calibration is None:
         return describe_layers(compute_layers(job, store, progress), None, None)
-    named = (job.family.value(job.config, key) for key in POSITIONS)
+    named = [job.config.get(key) for key in POSITIONS] + [job.family.value(job.config, POSITIONS[0])]
     longest = next((value for value in named if type(value) is int and value > 0), LONGEST_ROW)
     text = read_text(calibration.text, job.folder, calibration.tokens, longest, calibration.batch)
     records = compute_with_text(job, calibration, text, store, progress)

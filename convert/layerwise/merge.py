@@ -18,7 +18,7 @@ from convert.layerwise.loss import measure_loss
 from convert.layerwise.search import search_groups
 from convert.merging.inputs import Inputs
 from convert.merging.method import Groups, MergeContext
-from convert.weights.dtypes import FLOATS
+from convert.weights.tensors import torch_dtype
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def split_tensors(job: LayerJob, layer: int, tensors: Mapping[str, Tensor]) -> A
 
 def result_dtype(job: LayerJob, name: str) -> torch.dtype:
     """Give the dtype in which a tensor is written."""
-    return FLOATS[job.dtype or job.weights.tensors[name].entry.dtype]
+    return torch_dtype(job.dtype or job.weights.tensors[name].entry.dtype)
 
 
 def merge_heads(

@@ -1,17 +1,20 @@
 """Computed layers on disk: each is complete or absent, so that a killed conversion can go on."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from convert.layerwise.job import LayerJob
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WORK = ".work"
 """Folder of computed layers inside the partial result; it is removed before the result appears."""
@@ -41,6 +44,8 @@ class LayerStore:
             tensors: Its attention tensors, by their names in the checkpoint, in the result's dtypes.
             record: What is known about it, to be written into the provenance.
         """
+        from safetensors.torch import save_file
+
         self.folder.mkdir(exist_ok=True)
         unfinished = self.path(layer).with_suffix(".unfinished")
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}

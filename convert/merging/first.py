@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from convert.merging.method import Groups, MergeContext, MergeMethod
+from convert.merging.method import Groups, MergeContext
 
 
 def merge_first(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
@@ -19,6 +19,3 @@ def merge_first(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
     Source: GQA, arXiv 2305.13245, section 3.3 ("First").
     """
     return heads[[group[0] for group in groups]]
-
-
-FIRST = MergeMethod("first", "keep the first head of a group", "GQA, arXiv 2305.13245", merge_first)

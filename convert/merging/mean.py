@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from convert.merging.method import Groups, MergeContext, MergeMethod
+from convert.merging.method import Groups, MergeContext
 
 
 def merge_mean(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
@@ -24,6 +24,3 @@ def merge_mean(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
     for new_head, group in enumerate(groups):
         merged[new_head] = heads[list(group)].mean(dim=0, dtype=torch.float64).to(heads.dtype)
     return merged
-
-
-MEAN = MergeMethod("mean", "average the heads of a group", "GQA, arXiv 2305.13245", merge_mean)

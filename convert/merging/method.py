@@ -2,23 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch import Tensor
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from convert.heads import Rotary
-from convert.merging.inputs import Inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from convert.merging.inputs import Inputs
 
 Groups = tuple[tuple[int, ...], ...]
 """For each new head, the source heads it replaces."""
 
-Pool = Callable[[Tensor, Groups, "MergeContext"], Tensor]
+Pool = Callable[["Tensor", Groups, "MergeContext"], "Tensor"]
 """Heads ``[K, D, E]`` and groups to ``[len(groups), D, E]`` in the same dtype; biases have ``E`` of 1."""
 
-MergeKeys = Callable[[Tensor, Tensor, Rotary, Inputs], tuple[Tensor, Tensor]]
+MergeKeys = Callable[["Tensor", "Tensor", Rotary, "Inputs"], "tuple[Tensor, Tensor]"]
 """Keys ``[n, D, X]`` and their queries ``[n, G, D, X]`` of a group, the rotary layout and what the
 projections read to one key head ``[D, X]`` and the queries that go with it."""
 
-MergeValues = Callable[[Tensor, Tensor, Inputs], tuple[Tensor, Tensor]]
+MergeValues = Callable[["Tensor", "Tensor", "Inputs"], "tuple[Tensor, Tensor]"]
 """Values ``[n, D, X]`` and their outputs ``[n, G, E, D]`` of a group and what the projections
 read to one value head and the outputs that go with it."""
 
@@ -59,3 +63,16 @@ class MergeMethod:
     pool: Pool | None = None
     keys: MergeKeys | None = None
     values: MergeValues | None = None
+
+
+def late(module: str, name: str) -> Callable[..., Any]:
+    """Stand for a function whose module is imported when it is first called.
+
+    Methods compute with torch, which takes as long to import as gigabytes to copy: a conversion is planned,
+    and its untouched tensors are on their way, before that.
+    """
+
+    def call(*arguments: Any) -> Any:
+        return getattr(import_module(module), name)(*arguments)
+
+    return call

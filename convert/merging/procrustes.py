@@ -5,7 +5,6 @@ from torch import Tensor
 
 from convert.heads import Rotary
 from convert.merging.inputs import Inputs
-from convert.merging.method import MergeMethod
 from convert.merging.rotation import join_rotary, split_rotary
 
 ROUNDS = 20
@@ -67,12 +66,3 @@ def _align(heads: Tensor) -> Tensor:
         turns = left @ right
         target = (turns @ heads).mean(dim=0)
     return turns
-
-
-PROCRUSTES = MergeMethod(
-    "procrustes",
-    "rotate heads onto each other, then average",
-    "arXiv 2412.20677",
-    keys=merge_keys,
-    values=merge_values,
-)

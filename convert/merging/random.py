@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from convert.merging.method import Groups, MergeContext, MergeMethod
+from convert.merging.method import Groups, MergeContext
 
 
 def merge_random(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
@@ -30,6 +30,3 @@ def merge_random(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
     drawn = torch.randn(shape, generator=generator, dtype=torch.float32)
     return (drawn * context.initializer_range).to(heads.dtype)
-
-
-RANDOM = MergeMethod("random", "new heads, drawn afresh (ablation)", "GQA, arXiv 2305.13245", merge_random)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from convert.heads import Rotary
 from convert.merging.inputs import Inputs
-from convert.merging.method import MergeMethod
 from convert.merging.rotation import join_rotary, split_rotary
 
 TINY = 1e-12
@@ -111,12 +110,3 @@ def _match_size(shared: Tensor, rows: Tensor, dims: tuple[int, ...] = (-2, -1)) 
     found = shared.abs().square().sum(dim=dims)
     usable = (wanted > 0) & (found > 0)
     return torch.where(usable, (wanted / found.clamp(min=torch.finfo(found.dtype).tiny)).sqrt(), 1.0)
-
-
-SUBSPACE = MergeMethod(
-    "subspace",
-    "keep the directions that contribute most, adapting q and o",
-    "this project, DESIGN section 4",
-    keys=merge_keys,
-    values=merge_values,
-)

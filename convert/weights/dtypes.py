@@ -1,8 +1,6 @@
 """Element types of safetensors files."""
 
-import torch
-
-from convert.errors import ConvertError, unknown
+from convert.errors import unknown
 
 ELEMENT_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
@@ -12,8 +10,8 @@ ELEMENT_BYTES = {
 }
 """Bytes per element for every type whose elements are whole bytes."""
 
-FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
-"""Types whose weights can be averaged or cast; anything narrower is a quantized format."""
+FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+"""Types whose weights can be averaged or cast, by torch's names; anything narrower is a quantized format."""
 
 NAMES = {
     "bfloat16": "BF16",
@@ -45,27 +43,4 @@ def parse_dtype(name: str) -> str:
 
 def config_name(dtype: str) -> str:
     """Give the name by which ``config.json`` calls a type: ``bfloat16`` for ``BF16``."""
-    return str(FLOATS[dtype]).removeprefix("torch.")
-
-
-def cast(tensor: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
-    """Convert a tensor and refuse when numbers become infinite.
-
-    Args:
-        tensor: Any floating tensor.
-        dtype: Safetensors name of the wanted type.
-        name: Name of the tensor, for the error.
-
-    Returns:
-        The tensor in the wanted type; itself if nothing changes.
-
-    Raises:
-        ConvertError: a finite number does not fit the wanted type.
-    """
-    result = tensor.to(FLOATS[dtype])
-    if dtype == "F16" and bool((result.isinf() & tensor.isfinite()).any()):
-        largest = float(tensor[tensor.isfinite()].abs().max())
-        raise ConvertError(
-            f"tensor {name!r} holds {largest:.3g}, beyond float16's 65504; use --dtype bfloat16 or float32"
-        )
-    return result
+    return FLOATS[dtype]

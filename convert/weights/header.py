@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from convert.errors import ConvertError
+from convert.json_file import is_text
 from convert.weights.dtypes import ELEMENT_BYTES
+from convert.weights.stamp import Stamp, read_stamp
 
 MAX_HEADER_BYTES = 100_000_000
+"""As in safetensors itself; it bounds the number of tensors too."""
+MAX_NUMBER = 2**63 - 1
+MAX_DIMENSIONS = 32
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,13 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One safetensors file: its tensors in the order of their bytes, and a digest of its header."""
+    """One safetensors file: its tensors in the order of their bytes, a digest of its header, its stamp."""
 
     path: Path
     nbytes: int
     entries: tuple[TensorEntry, ...]
     header_sha256: str
+    stamp: Stamp
 
 
 def read_header(path: Path) -> WeightFile:
@@ -48,8 +54,9 @@ def read_header(path: Path) -> WeightFile:
         ConvertError: the file cannot be read, is truncated, or its header is absurd.
     """
     try:
-        nbytes = path.stat().st_size
         with path.open("rb") as file:
+            stamp = read_stamp(file.fileno())
+            nbytes = stamp.nbytes
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= min(nbytes - 8, MAX_HEADER_BYTES):
@@ -62,7 +69,7 @@ def read_header(path: Path) -> WeightFile:
         raise ConvertError(f"{path.name} cannot be read: {error.strerror}") from error
     entries = _entries(_parse(raw, path.name), 8 + length, path.name)
     _check_cover(entries, 8 + length, nbytes, path.name)
-    return WeightFile(path, nbytes, entries, hashlib.sha256(raw).hexdigest())
+    return WeightFile(path, nbytes, entries, hashlib.sha256(raw).hexdigest(), stamp)
 
 
 def encode_header(tensors: list[tuple[str, str, tuple[int, ...], int]]) -> bytes:
@@ -85,45 +92,60 @@ def encode_header(tensors: list[tuple[str, str, tuple[int, ...], int]]) -> bytes
 
 
 def _parse(raw: bytes, file: str) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name appears twice")
-        return found
-
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+        # Python would skip white space and a byte order mark here; safetensors itself refuses them.
+        if raw[:1] != b"{":
+            raise ValueError("it does not begin with a brace")
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ConvertError(
             f"{file} has a header that is not valid JSON: {error}".replace("\n", " ")
         ) from error
-    if not isinstance(header, dict):
-        raise ConvertError(f"{file} has a header that is not a JSON object")
-    header.pop("__metadata__", None)
-    return header
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ConvertError(f"{file} has a header whose __metadata__ is not an object of texts")
+    return dict(header)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
 
 
 def _entries(header: dict[str, Any], data_start: int, file: str) -> tuple[TensorEntry, ...]:
-    entries = []
-    for name, tensor in header.items():
-        try:
-            dtype, shape, (start, end) = tensor["dtype"], tuple(tensor["shape"]), tensor["data_offsets"]
-            if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
-                raise ValueError
-        except (TypeError, KeyError, ValueError) as error:
-            raise ConvertError(f"{file}: the header's entry for {name!r} is malformed") from error
-        if dtype not in ELEMENT_BYTES:
-            raise ConvertError(
-                f"{file}: tensor {name!r} has the unknown type {dtype!r} (a quantized checkpoint?)"
-            )
-        expected = math.prod(shape) * ELEMENT_BYTES[dtype]
-        if end - start != expected:
-            raise ConvertError(
-                f"{file}: tensor {name!r} of shape {list(shape)} and type {dtype} needs {expected} bytes, "
-                f"its offsets say {end - start}"
-            )
-        entries.append(TensorEntry(name, dtype, shape, data_start + start, end - start))
+    entries = [_entry(name, tensor, data_start, file) for name, tensor in header.items()]
     return tuple(sorted(entries, key=lambda entry: (entry.offset, entry.nbytes)))
+
+
+def _entry(name: str, tensor: Any, data_start: int, file: str) -> TensorEntry:
+    try:
+        dtype, shape, (start, end) = tensor["dtype"], tuple(tensor["shape"]), tensor["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        dtype, shape, start, end = None, (), -1, -1
+    if (
+        not is_text(name)
+        or not isinstance(dtype, str)
+        or len(shape) > MAX_DIMENSIONS
+        or not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (*shape, start, end))
+    ):
+        raise ConvertError(f"{file}: the header's entry for {name[:200]!r} is malformed")
+    if dtype not in ELEMENT_BYTES:
+        raise ConvertError(
+            f"{file}: tensor {name!r} has the unknown type {dtype[:80]!r} (a quantized checkpoint?)"
+        )
+    expected = math.prod(shape) * ELEMENT_BYTES[dtype]
+    if end - start != expected:
+        raise ConvertError(
+            f"{file}: tensor {name!r} of shape {list(shape)} and type {dtype} needs {expected} bytes, "
+            f"its offsets say {end - start}"
+        )
+    return TensorEntry(name, dtype, shape, data_start + start, end - start)
 
 
 def _check_cover(entries: tuple[TensorEntry, ...], position: int, nbytes: int, file: str) -> None:

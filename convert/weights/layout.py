@@ -1,16 +1,19 @@
 """Where every tensor of the result comes from and in which file it goes."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from convert.errors import ConvertError
 from convert.weights.checkpoint import SINGLE, Located, Weights
 from convert.weights.dtypes import ELEMENT_BYTES, FLOATS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 

@@ -133,12 +133,19 @@ def test_what_goes_along_and_what_does_not(make_checkpoint, run, tmp_path: Path)
 
 
 def test_links_of_a_hub_cache_become_files(make_checkpoint, run, tmp_path: Path) -> None:
-    source, snapshot = make_checkpoint("llama"), tmp_path / "snapshot"
-    snapshot.mkdir()
-    for path in source.iterdir():
-        (snapshot / path.name).symlink_to(path)
+    repository = tmp_path / "models--org--name"
+    snapshot = repository / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    make_checkpoint("llama").rename(repository / "blobs")
+    for path in (repository / "blobs").iterdir():
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", path.name))
     assert run(snapshot, tmp_path / "out", "--kv-heads", "2").code == 0
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+
+
+def test_a_link_to_the_whole_checkpoint_is_followed(make_checkpoint, run, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(make_checkpoint("llama"))
+    assert run(tmp_path / "link", tmp_path / "out", "--kv-heads", "2").code == 0
 
 
 def test_files_are_readable_by_others(make_checkpoint, run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,30 +27,46 @@ FAILURES = {
 }
 MOMENTS = {
     "weights": "convert.weights.writing.encode_header",
+    "copying": "convert.weights.writing.copy_range",
     "merging": "convert.pooling.MergeContext",
     "syncing weights": "os.fsync",
     "config": "convert.pipeline.dump_json",
     "tokenizer": "convert.pipeline.copy_file",
     "card": "convert.pipeline.build_card",
-    "renaming": "convert.destination._swap",
+    "verifying": "convert.pipeline.verify",
+    "renaming": "convert.partial.put_in_place",
 }
+BEFORE_ANY_FILE = ("weights", "copying", "merging", "syncing weights")
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_failure_leaves_no_trace(
+def test_failure_leaves_nothing_that_is_of_no_use(
     moment: str, failure: str, make_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error, expected = FAILURES[failure]
 
     def fail(*args: object, **options: object) -> None:
-        raise error
+        raise type(error)(*error.args)
 
     source = make_checkpoint("llama")
-    monkeypatch.setattr(MOMENTS[moment], fail)
-    with pytest.raises(expected):
-        convert(Request(str(source), tmp_path / "deep" / "out", kv_heads=2))
-    assert list(tmp_path.iterdir()) == []
+    request = Request(str(source), tmp_path / "deep" / "out", kv_heads=2)
+    with monkeypatch.context() as patch, pytest.raises(expected) as caught:
+        patch.setattr(MOMENTS[moment], fail)
+        convert(request)
+    if moment in BEFORE_ANY_FILE or failure == "bug":
+        assert list(tmp_path.iterdir()) == []
+        return
+    [partial] = (tmp_path / "deep").iterdir()
+    assert f"{partial} is kept: continue with --resume, or delete it" in told(caught.value)
+    with pytest.raises(ConvertError, match="holds an unfinished conversion"):
+        convert(request)
+    convert(replace(request, resume=True))
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def told(error: BaseException) -> str:
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -63,33 +80,48 @@ def test_failure_under_force_keeps_the_old(
     def fail(*args: object, **options: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(MOMENTS[moment], fail)
-    with pytest.raises(ConvertError, match="Input/output error"):
-        convert(Request(str(source), out, kv_heads=1, force=True))
+    request = Request(str(source), out, kv_heads=1, force=True)
+    with monkeypatch.context() as patch, pytest.raises(ConvertError, match="Input/output error"):
+        patch.setattr(MOMENTS[moment], fail)
+        convert(request)
     assert contents(out) == before
+    kept = 0 if moment in BEFORE_ANY_FILE else 1
+    assert len(list(tmp_path.glob("out.partial-*"))) == len(list(tmp_path.iterdir())) - 1 == kept
+    convert(replace(request, resume=True))
+    assert contents(out) != before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("exchange", [True, False])
 def test_old_folder_comes_back_when_the_last_rename_fails(
-    make_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exchange: bool, make_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = make_checkpoint("llama"), tmp_path / "out"
     convert(Request(str(source), out, kv_heads=2))
     before, rename = contents(out), Path.rename
 
-    def fail_on_partial(self: Path, target: Path) -> Path:
-        if ".partial-" in self.name:
+    def refuse(*args: object) -> bool:
+        if exchange:
+            raise OSError(errno.EIO, "Input/output error")
+        return False
+
+    def fail_on_new(self: Path, target: Path) -> Path:
+        if target == out and not self.name.endswith("-old"):
             raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", fail_on_partial)
-    with pytest.raises(ConvertError):
+    monkeypatch.setattr("convert.durable._exchange", refuse)
+    monkeypatch.setattr(Path, "rename", fail_on_new)
+    with pytest.raises(ConvertError, match="continue with --resume"):
         convert(Request(str(source), out, kv_heads=1, force=True))
     assert contents(out) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_force_replaces_and_cleans_up(make_checkpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchange", [True, False])
+def test_force_replaces_and_cleans_up(exchange: bool, make_checkpoint, tmp_path: Path, monkeypatch) -> None:
+    if not exchange:
+        monkeypatch.setattr("convert.durable._exchange", lambda *names: False)
     source, out = make_checkpoint("llama"), tmp_path / "out"
     convert(Request(str(source), out, kv_heads=2))
     (out / "stale.txt").write_text("of the old result")
@@ -109,16 +141,43 @@ def test_destination_that_appears_meanwhile_is_left_alone(
     assert list(out.iterdir()) == []
 
 
-def test_source_that_shrinks_is_noticed(
-    make_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def shrink(file: Path) -> None:
+    os.truncate(file, 6000)
+
+
+def touch(file: Path) -> None:
+    os.utime(file, (1, 1))
+
+
+def swap(file: Path) -> None:
+    fresh = file.with_suffix(".new")
+    fresh.write_bytes(file.read_bytes())
+    fresh.replace(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (shrink, "became shorter|changed while"),
+        (touch, "changed while"),
+        (swap, "replaced while"),
+        (Path.unlink, "No such file|removed while"),
+    ],
+)
+@pytest.mark.parametrize("moment", ["convert.plan.check_space", "convert.weights.tensors.cast"])
+def test_source_that_changes_is_noticed(
+    moment: str, change, message: str, make_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Between planning and reading, and in the midst of reading."""
     source = make_checkpoint("llama")
 
-    def shrink(*args: object) -> None:
-        os.truncate(source / "model.safetensors", 6000)
+    def interfere(*args: object) -> object:
+        if (source / "model.safetensors").exists():
+            change(source / "model.safetensors")
+        return args[0]
 
-    monkeypatch.setattr("convert.plan.check_space", shrink)
-    with pytest.raises(ConvertError, match="became shorter"):
+    monkeypatch.setattr(moment, interfere)
+    with pytest.raises(ConvertError, match=message):
         convert(Request(str(source), tmp_path / "out", kv_heads=2))
     assert list(tmp_path.iterdir()) == []
 
@@ -127,12 +186,12 @@ SLOW = """
 import sys, time
 import convert.pipeline as pipeline
 from convert.__main__ import main
-write = pipeline.write_file
+write = pipeline.write_files
 def slow(*args):
     write(*args)
     print("writing", flush=True)
     time.sleep(30)
-pipeline.write_file = slow
+pipeline.write_files = slow
 sys.exit(main())
 """
 
@@ -149,6 +208,6 @@ def test_signals(number: int, code: int, make_checkpoint, tmp_path: Path) -> Non
     left = [path.name for path in tmp_path.iterdir()]
     assert child.returncode == code
     if number == signal.SIGINT:
-        assert (errors, left) == ("interrupted; nothing was written\n", [])
-    else:
-        assert all(name.startswith("out.partial-") for name in left)
+        [partial] = tmp_path.iterdir()
+        assert errors.endswith(f"interrupted; {partial} is kept: continue with --resume, or delete it\n")
+    assert len(left) == 1 and left[0].startswith("out.partial-")

@@ -1,11 +1,15 @@
 """One tensor: for each KV head its queries, its key, its value."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from torch import Tensor, cat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from convert.families.layouts.layout import Layout
 from convert.heads import HeadShape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Interleaved(Layout):
 
     def pack(self, heads: list[Tensor], shape: HeadShape) -> Tensor:
         """Put each KV head's queries, key and value side by side."""
+        from torch import cat
+
         q, k, v = heads
         grouped = q.reshape(shape.kv_heads, shape.queries_per_head, *q.shape[1:])
         return cat([grouped, k[:, None], v[:, None]], dim=1).flatten(0, 2)

@@ -1,13 +1,16 @@
 """How one layer's attention is stored: names and shapes of its tensors, and where the heads are in them."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor, cat
+from typing import TYPE_CHECKING, Any
 
 from convert.heads import HeadShape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Config = Mapping[str, Any]
 Switch = bool | tuple[str, bool]
@@ -143,6 +146,8 @@ class Layout(ABC):
 
     def pack(self, heads: list[Tensor], shape: HeadShape) -> Tensor:
         """Put heads ``[heads, D, ...]`` into rows: the inverse of ``unpack``."""
+        from torch import cat
+
         return cat(heads).flatten(0, 1)
 
 

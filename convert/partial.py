@@ -1,0 +1,185 @@
+"""The folder a conversion grows in: it becomes the destination, stays to be continued, or disappears."""
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from convert.durable import put_in_place, sync_folder
+from convert.errors import ConvertError
+from convert.journal import Journal, read_journal, write_journal
+
+WORK = ".work"
+JOURNAL = "journal.json"
+FIXABLE = (OSError, MemoryError, KeyboardInterrupt)
+"""After these the same command may succeed, so what is finished is kept."""
+
+
+@dataclass(frozen=True)
+class Partial:
+    """An unfinished conversion.
+
+    Args:
+        folder: What becomes the destination. A weight file in it is complete and on disk.
+        work: Folder inside for everything that the result does not hold: unfinished files, computed layers.
+        command: The command line for the model card, of the run that began.
+    """
+
+    folder: Path
+    work: Path
+    command: str
+
+
+@contextmanager
+def open_partial(destination: Path, journal: Journal, force: bool, resume: bool) -> Iterator[Partial]:
+    """Give a partial folder to fill, new or continued; on success it becomes ``destination``.
+
+    On a failure the folder is removed, unless it holds finished files and the failure can be mended.
+
+    Args:
+        destination: Folder to write.
+        journal: What is asked for.
+        force: Whether a folder that is there is replaced.
+        resume: Whether to continue an unfinished conversion, if there is one.
+
+    Yields:
+        ``DST.partial-*``, beside ``destination``. No other run touches it.
+
+    Raises:
+        ConvertError: another run writes this destination, an unfinished one is there and was not asked for or
+            is of another request, or ``destination`` appeared meanwhile.
+        OSError: the disk refused.
+
+    Holds: a failure leaves an old checkpoint as it was (tests/convert/test_crash.py).
+    """
+    created = _make_parents(destination.parent)
+    lock = -1
+    try:
+        with _turn(destination.parent):
+            folder, lock, begun = _enter(destination, journal, resume)
+        try:
+            yield Partial(folder, folder / WORK, begun.command)
+            shutil.rmtree(folder / WORK)
+            sync_folder(folder)
+            put_in_place(folder, destination, force)
+        except BaseException as error:
+            if isinstance(error, FIXABLE) and _finished(folder):
+                _begin(folder, begun)
+                error.add_note(f"{folder} is kept: continue with --resume, or delete it")
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+    except BaseException:
+        with suppress(OSError):
+            for parent in reversed(created):
+                parent.rmdir()
+        raise
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def find_partials(destination: Path) -> list[Path]:
+    """List the unfinished conversions to a destination."""
+    pattern = re.compile(re.escape(destination.name) + r"\.partial-[0-9a-f]{8}")
+    parent = destination.parent
+    if not parent.is_dir():
+        return []
+    return sorted(
+        path for path in parent.iterdir() if pattern.fullmatch(path.name) and (path / WORK).is_dir()
+    )
+
+
+def _enter(destination: Path, journal: Journal, resume: bool) -> tuple[Path, int, Journal]:
+    """Find the folder to continue or make a new one; give it, its lock, and the journal it began with."""
+    for folder in find_partials(destination):
+        lock = _lock(folder)
+        if lock is None:
+            raise ConvertError(f"another run is writing {destination} (in {folder.name}); wait for it to end")
+        try:
+            begun = read_journal(folder / WORK / JOURNAL)
+            if begun is None or not _finished(folder):
+                shutil.rmtree(folder)
+                continue
+            _check_same(folder, begun, journal, resume)
+            _sweep(folder)
+        except BaseException:
+            os.close(lock)
+            raise
+        return folder, lock, begun
+    folder = destination.with_name(f"{destination.name}.partial-{secrets.token_hex(4)}")
+    folder.mkdir()
+    lock = _lock(folder)
+    _begin(folder, journal)
+    return folder, -1 if lock is None else lock, journal
+
+
+def _begin(folder: Path, journal: Journal) -> None:
+    (folder / WORK).mkdir(exist_ok=True)
+    write_journal(folder / WORK / JOURNAL, journal)
+
+
+def _check_same(folder: Path, begun: Journal, journal: Journal, resume: bool) -> None:
+    if not resume:
+        raise ConvertError(
+            f"{folder} holds an unfinished conversion ({len(_finished(folder))} files): continue it with "
+            "--resume, or delete it"
+        )
+    difference = begun.difference(journal)
+    if difference is not None:
+        raise ConvertError(f"{folder} cannot be continued: {difference} (delete it to begin anew)")
+
+
+def _finished(folder: Path) -> list[Path]:
+    """List what a run need not do again: complete weight files and computed layers."""
+    return [*folder.glob("*.safetensors"), *(folder / WORK).glob("layer-*.safetensors")]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove all that is not finished; it takes no time to write again."""
+    kept = {*_finished(folder), folder / WORK, folder / WORK / JOURNAL}
+    for path in [*folder.iterdir(), *(folder / WORK).iterdir()]:
+        if path not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    missing.reverse()
+    for parent in missing:
+        parent.mkdir()
+    return missing
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder for as long as this process lives; None if another process has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        # Some network file systems lock no folders; two runs at once are then not noticed, and still apart.
+        pass
+    return descriptor
+
+
+@contextmanager
+def _turn(parent: Path) -> Iterator[None]:
+    """Let one run at a time look for the others and make its own folder."""
+    descriptor = os.open(parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
