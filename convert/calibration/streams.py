@@ -26,6 +26,51 @@ class Wanted:
     output: Tensor | None
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a layer is read: its query heads, and whether its inputs get a 1 appended."""
+
+    heads: int
+    head_dim: int
+    biased: bool
+
+
+@dataclass
+class Moments:
+    """Sums over tokens, float64.
+
+    Args:
+        inputs: ``[X, X]`` of what q, k and v read.
+        attended: ``[H, D, D]`` of what the output projection reads, head by head.
+        reading: Whether a 1 is appended, and the heads.
+        tokens: How many were added.
+    """
+
+    inputs: Tensor
+    attended: Tensor
+    reading: Reading
+    tokens: int = 0
+
+    @classmethod
+    def empty(cls, size: int, reading: Reading, device: torch.device) -> "Moments":
+        """Start with no tokens."""
+        heads, head_dim = reading.heads, reading.head_dim
+        return cls(
+            torch.zeros(size, size, dtype=torch.float64, device=device),
+            torch.zeros(heads, head_dim, head_dim, dtype=torch.float64, device=device),
+            reading,
+        )
+
+    def add(self, inputs: Tensor, heads: Tensor) -> None:
+        """Add tokens: inputs ``[N, E]`` and the heads' outputs side by side ``[N, H * D]``."""
+        if self.reading.biased:
+            inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
+        self.inputs += (inputs.T @ inputs).double()
+        split = heads.unflatten(1, (self.reading.heads, self.reading.head_dim)).transpose(0, 1)
+        self.attended += (split.mT @ split).double()
+        self.tokens += len(inputs)
+
+
 class Streams:
     """Hidden states of all calibration rows before the current layer, float32.
 
@@ -52,34 +97,32 @@ class Streams:
         return len(self.source) // self.batch
 
     @torch.no_grad()
-    def read_source(self, index: int, layer: nn.Module, biased: bool, tick: Tick) -> tuple[Tensor, Wanted]:
+    def read_source(
+        self, index: int, layer: nn.Module, reading: Reading, tick: Tick
+    ) -> tuple[Moments, Wanted]:
         """Run the source's layer and advance its stream.
 
         Args:
             index: The layer's number.
             layer: The layer, loaded.
-            biased: Whether inputs get a 1 appended.
+            reading: What is to be known about the layer.
             tick: Called after every batch.
 
         Returns:
-            The second moment ``[X, X]`` of what the projections read, float64, and what was given.
+            The second moments of what the projections read, and what was given.
         """
-        size = self.source.shape[-1] + biased
-        moment = torch.zeros(size, size, dtype=torch.float64, device=self.source.device)
+        moments = Moments.empty(self.source.shape[-1] + reading.biased, reading, self.source.device)
         stream = torch.empty_like(self.source)
         output = torch.empty_like(self.source) if self.spots.added != self.spots.output else None
         for rows in self._rows():
             after, seen = run_whole(layer, self.spots, {}, self.source[rows], self.calls[index])
-            inputs = _present(seen.inputs).flatten(0, 1)
-            if biased:
-                inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
-            moment += (inputs.T @ inputs).double()
+            moments.add(_present(seen.inputs).flatten(0, 1), _present(seen.heads).flatten(0, 1))
             stream[rows] = self.source[rows] + self.spots.scale * _present(seen.added)
             if output is not None:
                 output[rows] = _present(seen.output)
             self.source[rows] = after
             tick()
-        return moment / self.source[..., 0].numel(), Wanted(stream, output)
+        return moments, Wanted(stream, output)
 
     @torch.no_grad()
     def read_heads(

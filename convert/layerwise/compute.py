@@ -11,7 +11,7 @@ from convert.calibration.decoder import Decoder
 from convert.calibration.probe import Spots
 from convert.calibration.reconstruct import Schedule, reconstruct
 from convert.calibration.refit import Regression
-from convert.calibration.streams import Streams, Wanted
+from convert.calibration.streams import Moments, Reading, Streams, Wanted
 from convert.calibration.text import LONGEST_ROW, CalibrationText, read_text
 from convert.heads import AttentionHeads
 from convert.layerwise.job import Calibration, LayerJob
@@ -177,9 +177,11 @@ class _Layer:
     def compute(self, store: LayerStore) -> dict[str, Any]:
         """Merge the layer, repair it, keep it, and bring the streams past it."""
         self.steps.begin(f"layer {self.index}: reading the text")
-        moment, wanted = self._read_source()
+        moments, wanted = self._read_source()
         heads = read_heads(self.job, self.index)
-        inputs = inputs_from_moment(moment.cpu())
+        inputs = inputs_from_moment(
+            *(part.cpu() / moments.tokens for part in (moments.inputs, moments.attended))
+        )
         merged = merge_heads(self.job, self.index, heads, inputs, torch.float32)
         settled = self._settle(merged.heads)
         if self.calibration.refit:
@@ -195,9 +197,10 @@ class _Layer:
         store.save(self.index, join_tensors(self.job, self.index, settled), record)
         return record
 
-    def _read_source(self) -> tuple[Tensor, Wanted]:
+    def _read_source(self) -> tuple[Moments, Wanted]:
         biased = any(role.endswith("_bias") and role != "o_bias" for role in self._roles())
-        return self.streams.read_source(self.index, self.layer, biased, self.steps.tick)
+        reading = Reading(self.job.shape.heads, self.job.shape.head_dim, biased)
+        return self.streams.read_source(self.index, self.layer, reading, self.steps.tick)
 
     def _roles(self) -> set[str]:
         return {role for roles in self.job.family.layout.roles(self.job.config).values() for role in roles}

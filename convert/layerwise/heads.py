@@ -43,17 +43,11 @@ def merge_layer(heads: AttentionHeads, groups: Groups, setting: Setting) -> Atte
 
     Holds: as many heads as the source in its order come back bit for bit (tests/convert/test_closed_form.py).
     """
-    ordered = reorder(heads, groups)
-    parts = []
-    start = 0
-    for group in groups:
-        chosen = select(ordered, range(start, start + len(group)))
-        parts.append(chosen if len(group) == 1 else merge_group(chosen, start, setting))
-        start += len(group)
+    parts = [merge_group(heads, group, setting) for group in groups]
     merged = {
         role: torch.cat([getattr(part, role) for part in parts]) for role in heads.parts() if role != "o_bias"
     }
-    return replace(ordered, **merged)
+    return replace(heads, **merged)
 
 
 def reorder(heads: AttentionHeads, groups: Groups) -> AttentionHeads:
@@ -61,20 +55,22 @@ def reorder(heads: AttentionHeads, groups: Groups) -> AttentionHeads:
     return select(heads, [head for group in groups for head in group])
 
 
-def merge_group(heads: AttentionHeads, place: int, setting: Setting) -> AttentionHeads:
-    """Make one KV head of all heads of a group.
+def merge_group(layer: AttentionHeads, group: Sequence[int], setting: Setting) -> AttentionHeads:
+    """Make one KV head of a group.
 
     Args:
-        heads: The group, in columns.
-        place: A number of its own in the layer, for methods that draw numbers.
+        layer: All heads of the layer, in columns.
+        group: The KV heads that become one.
         setting: Method and circumstances.
 
     Returns:
-        One KV head, all query heads.
+        One KV head and the query heads of the group; unchanged if the group is one head.
     """
-    if setting.method.pool is not None:
-        return _pool(heads, place, setting.method.pool, setting.context)
-    method, n = setting.method, len(heads.k)
+    heads, method, n = select(layer, group), setting.method, len(group)
+    if n == 1:
+        return heads
+    if method.pool is not None:
+        return _pool(heads, group[0], method.pool, setting.context)
     if method.keys is None or method.values is None:
         raise ValueError(f"method {method.name} neither pools nor merges keys and values")
     q, o = heads.q.unflatten(0, (n, -1)), heads.o.unflatten(0, (n, -1))
@@ -82,7 +78,7 @@ def merge_group(heads: AttentionHeads, place: int, setting: Setting) -> Attentio
     k_norm = None if heads.k_norm is None else heads.k_norm.mean(dim=0, keepdim=True)
     if not setting.key_norm:
         k, q = method.keys(heads.k, q, setting.rotary, setting.inputs)
-    v, o = method.values(heads.v, o, setting.inputs)
+    v, o = method.values(heads.v, o, setting.inputs.of(group, len(layer.k)))
     return replace(heads, q=q.flatten(0, 1), k=k[None], v=v[None], o=o.flatten(0, 1), k_norm=k_norm)
 
 

@@ -133,8 +133,8 @@ def _groups(job: LayerJob, layer: int, columns: AttentionHeads, setting: Setting
     whole = measure_loss(columns, columns, setting.rotary, setting.inputs)
 
     def cost(group: tuple[int, ...]) -> float:
-        chosen = select(columns, group)
-        loss = measure_loss(chosen, merge_group(chosen, group[0], setting), setting.rotary, setting.inputs)
+        merged = merge_group(columns, group, setting)
+        loss = measure_loss(select(columns, group), merged, setting.rotary, setting.inputs)
         return loss.keys / (whole.key_total or 1.0) + loss.values / (whole.value_total or 1.0)
 
     return search_groups(job.shape.kv_heads, size, cost, job.seed)

@@ -22,7 +22,7 @@ def merge_values(v: Tensor, o: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
     Args:
         v: Value projections, ``[n, D, X]``, float64.
         o: Output projections of the query heads, ``[n, G, E, D]``.
-        inputs: What the projections read.
+        inputs: What the projections read, and what attention makes of the values.
 
     Returns:
         The shared value head ``[D, X]``, as large as the source's on average, and ``[n, G, E, D]``.
@@ -30,7 +30,8 @@ def merge_values(v: Tensor, o: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
     Holds: duplicated heads, and heads that differ by a free move, lose nothing
     (tests/convert/test_closed_form.py).
     """
-    return _shared_subspace(v, torch.einsum("ngei,ngej->nij", o, o), o, inputs)
+    seen = o if inputs.attended is None else o @ _narrowing(inputs.seen(v), inputs.attended)
+    return _shared_subspace(v, torch.einsum("ngei,ngej->nij", seen, seen), o, inputs)
 
 
 def merge_keys(k: Tensor, q: Tensor, rotary: Rotary, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -75,6 +76,22 @@ def _shared_subspace(rows: Tensor, moments: Tensor, readers: Tensor, inputs: Inp
     return shared * scale, readers @ (unweigh @ basis.view(heads, head_dim, head_dim) / scale)[:, None]
 
 
+def _narrowing(seen: Tensor, attended: Tensor) -> Tensor:
+    """Matrices ``[n, G, D, D]`` that turn values as they are into values as large as attention leaves them.
+
+    Attention averages: what differs from token to token mostly vanishes from a head's output, and what is
+    lost of it costs nothing. Of all matrices that turn one second moment into the other these move least: the
+    map between Gaussians of optimal transport.
+
+    Args:
+        seen: Values on the layer's inputs, ``[n, D, X]``.
+        attended: Second moment of what attention makes of them, ``[n, G, D, D]``.
+    """
+    root, inverse = (part[:, None] for part in _root_and_inverse(seen @ seen.mT))
+    middle, _ = _root_and_inverse(root @ attended @ root)
+    return inverse @ middle @ inverse
+
+
 def _shared_frequencies(k: Tensor, q: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The leading component of keys ``[n, F, X]`` per frequency, each weighed by the size of its queries."""
     weights = inputs.seen(q).abs().square().sum(dim=(1, 3)).sqrt()
@@ -94,13 +111,13 @@ def _shared_frequencies(k: Tensor, q: Tensor, inputs: Inputs) -> tuple[Tensor, T
 
 
 def _root_and_inverse(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric roots of ``[n, D, D]`` and their pseudo-inverses."""
+    """Symmetric roots of ``[..., D, D]`` and their pseudo-inverses."""
     values, vectors = torch.linalg.eigh(moments)
     values = values.clamp(min=0)
     roots = values.sqrt()
     kept = values > TINY * values.amax(dim=-1, keepdim=True)
     inverse = torch.where(kept, 1 / roots.clamp(min=torch.finfo(roots.dtype).tiny), 0.0)
-    return (vectors * roots[:, None]) @ vectors.mT, (vectors * inverse[:, None]) @ vectors.mT
+    return (vectors * roots[..., None, :]) @ vectors.mT, (vectors * inverse[..., None, :]) @ vectors.mT
 
 
 def _match_size(shared: Tensor, rows: Tensor, dims: tuple[int, ...] = (-2, -1)) -> Tensor:

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from convert import ConvertError, Request, convert
 from convert.calibration.decoder import Decoder
-from convert.calibration.streams import Streams
+from convert.calibration.streams import Reading, Streams
 from convert.layerwise.compute import compute_with_text, find_spots
 from convert.layerwise.job import Calibration, LayerJob
 from convert.layerwise.store import LayerStore
@@ -52,19 +52,21 @@ def test_streams_are_those_of_the_whole_model(source: Source) -> None:
     job = job_of(source, 1)
     decoder = Decoder(source.folder, job.weights, source.family.layers, CPU)
     streams = Streams(decoder, ROWS, 2, find_spots(job), converted=True)
+    reading = Reading(source.shape.heads, source.shape.head_dim, biased=False)
     whole = AutoModel.from_pretrained(source.folder, dtype=torch.float32).eval()
     with torch.no_grad():
         hidden = whole(ROWS, output_hidden_states=True, use_cache=False).hidden_states
     for index in range(source.shape.layers - 1):
         with decoder.layer(index) as layer:
             before = streams.source.clone()
-            moment, wanted = streams.read_source(index, layer, False, lambda: None)
+            moments, wanted = streams.read_source(index, layer, reading, lambda: None)
             own = source.family.join_layer(source.split(index), source.shape.layer(), source.config)
             error = streams.advance(index, layer, own, wanted, lambda: None)
         torch.testing.assert_close(streams.source, hidden[index + 1], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(streams.converted, streams.source, rtol=1e-4, atol=1e-4)
         assert error < 1e-8
-        assert moment.shape == (source.shape.hidden_size,) * 2
+        assert moments.tokens == ROWS.numel()
+        assert moments.inputs.shape == (source.shape.hidden_size,) * 2
         assert not torch.equal(wanted.stream, before)
     assert all(parameter.is_meta for layer in decoder.layers for parameter in layer.parameters())
 

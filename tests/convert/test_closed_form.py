@@ -207,3 +207,28 @@ def test_biases_become_a_column_and_come_back() -> None:
     assert again.parts().keys() == biased.parts().keys()
     assert all(torch.equal(part, biased.parts()[role]) for role, part in again.parts().items())
     assert to_columns(plain).k.shape == (KV_HEADS, HEAD_DIM, HIDDEN)
+
+
+def test_attention_that_leaves_values_as_they_are_changes_nothing() -> None:
+    source = draw_heads()
+    values = source.v.repeat_interleave(HEADS // KV_HEADS, 0)
+    plain = merge_layer(source, PAIRS, setting("subspace", Rotary(6)))
+    same = merge_layer(source, PAIRS, setting("subspace", Rotary(6), Inputs(attended=values @ values.mT)))
+    assert (same.v.abs() - plain.v.abs()).abs().max() < 1e-6
+
+
+def test_only_what_attention_leaves_of_values_is_kept() -> None:
+    source = draw_heads()
+    # Attention leaves half of each head's directions: those of a pair fit into one head.
+    left = draw(KV_HEADS, HEAD_DIM, HEAD_DIM // 2, seed=30).repeat_interleave(HEADS // KV_HEADS, 0)
+    inputs = Inputs(attended=left @ left.mT)
+    merged = merge_layer(source, PAIRS, setting("subspace", Rotary(6), inputs))
+    blind = merge_layer(source, PAIRS, setting("subspace", Rotary(6)))
+    for head in range(HEADS):
+        lost = []
+        for result in (merged, blind):
+            # The output that a head gives of its values is its own less what the shared head does not hold.
+            gone = source.o[head] @ source.v[head // 2] - result.o[head] @ result.v[head // 4]
+            onto_values = gone @ torch.linalg.pinv(source.v[head // 2])
+            lost.append(float((onto_values @ left[head]).norm() / (source.o[head] @ left[head]).norm()))
+        assert lost[0] < 0.3 < lost[1]
