@@ -8,33 +8,34 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import patches
-from convert.remote_code import find_package, flatten
-from tests.patches.tiny_grouped import CONFIGS, VOCAB, grouped_model, stock_class
+from convert.pipeline import convert
+from convert.request import Request
+from tests.patches.tiny_grouped import CONFIGS, VARIANTS, VOCAB, grouped_model, stock_class, written_out
 
 families = pytest.mark.parametrize("family", sorted(CONFIGS))
 TOKENS = torch.arange(3, 15)[None]
-SCRIPT = """
+LOAD_REMOTE = """
 import sys, torch
-{before}
 from transformers import AutoModelForCausalLM
+sys.modules["patches"] = None
 for folder in sys.argv[1:]:
     try:
         AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
     except ValueError as error:
-        assert "trust_remote_code" in str(error) or "does not recognize" in str(error), error
+        assert "trust_remote_code" in str(error), error
     else:
-        assert {known}, f"{{folder}} loaded without the classes that it needs"
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code={trust}).eval()
-    logits = model(torch.arange(3, 15)[None]).logits
-    options = {{"max_new_tokens": 4, "use_cache": True, "return_dict_in_generate": True}}
+        raise AssertionError(f"{folder} loaded without the classes that it needs")
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    options = {"max_new_tokens": 4, "use_cache": True, "return_dict_in_generate": True}
     run = model.generate(torch.arange(3, 9)[None], **options)
-    assert {{layer.keys.shape[1] for layer in run.past_key_values.layers}} == {{2}}
-    torch.save(logits.detach(), folder + "/logits.pt")
+    assert {layer.keys.shape[1] for layer in run.past_key_values.layers} == {2}
+    torch.save(model(torch.arange(3, 15)[None]).logits.detach(), folder + "/logits.pt")
 """
 
 
@@ -49,13 +50,25 @@ def saved(family: str, folder: Path):
     return model
 
 
-def as_converted(family: str, folder: Path) -> None:
-    """What ``convert`` adds to a folder: the code of the classes, and where to find them."""
-    prefix = CONFIGS[family].__name__.removesuffix("Config")
-    names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
-    edit(folder, auto_map={auto: f"headroom_windowed.{prefix}{kind}" for auto, kind in names.items()})
-    for name, text in flatten(find_package()).items():
-        (folder / name).write_text(text)
+def converted(name: str, folder: Path):
+    """A model of transformers whose KV heads are equal in threes, and its conversion in ``folder``."""
+    source = written_out(grouped_model(name)).float()
+    source.save_pretrained(folder.with_name(f"{folder.name}-source"))
+    convert(Request(str(folder.with_name(f"{folder.name}-source")), folder, kv_heads=2))
+    return source
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_what_convert_writes_is_what_these_classes_read_and_write(name, tmp_path):
+    source = converted(name, tmp_path / "out")
+    model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        torch.testing.assert_close(model(TOKENS).logits, source(TOKENS).logits, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path / "again")
+    files = [load_file(tmp_path / folder / "model.safetensors") for folder in ("out", "again")]
+    assert files[0].keys() == files[1].keys()
+    assert all(torch.equal(tensor, files[1][key]) for key, tensor in files[0].items())
 
 
 @families
@@ -148,23 +161,13 @@ def test_load_gives_a_tokenizer_too(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("installed", [True, False], ids=["import-patches", "trust-remote-code"])
-def test_every_family_in_a_fresh_process(installed, tmp_path):
+def test_every_family_loads_where_headroom_is_not(tmp_path):
     folders = {family: tmp_path / family for family in CONFIGS}
-    models = {family: saved(family, folder) for family, folder in folders.items()}
-    if not installed:
-        for family, folder in folders.items():
-            as_converted(family, folder)
-    before = "import patches" if installed else "sys.modules['patches'] = None"
-    script = SCRIPT.format(before=before, known=installed, trust=not installed)
-    root = Path(patches.__file__).parents[1]
+    sources = {family: converted(family, folder) for family, folder in folders.items()}
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run(
-        [sys.executable, "-c", script, *map(str, folders.values())],
-        cwd=root if installed else tmp_path,
-        env=environment,
-        check=True,
-    )
-    for family, model in models.items():
+    command = [sys.executable, "-c", LOAD_REMOTE, *map(str, folders.values())]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    for family, source in sources.items():
+        logits = torch.load(folders[family] / "logits.pt")
         with torch.no_grad():
-            torch.testing.assert_close(torch.load(folders[family] / "logits.pt"), model(TOKENS).logits)
+            torch.testing.assert_close(logits, source(TOKENS).logits, atol=1e-5, rtol=1e-5)
