@@ -9,6 +9,7 @@ from transformers.generation import GenerationConfig, GenerationMode
 from patches.grouped import packed
 from patches.grouped.attention import GroupedAttention
 from patches.grouped.cache import GroupedCache
+from patches.grouped.names import adopt_weight_names
 from patches.policy import PolicyError
 
 # Here, because every grouped class imports this module, also in a folder that carries only some of them.
@@ -20,6 +21,10 @@ class GroupedMixin:
 
     attention_class: type[GroupedAttention]
     config: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        adopt_weight_names(cls)
 
     def __init__(self, config: PreTrainedConfig):
         """Build the model of transformers, then put grouped attention into its layers.
