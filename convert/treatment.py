@@ -82,8 +82,13 @@ def check_family(treatment: Treatment, family: Family, config: Mapping[str, Any]
         What the user should know, one sentence each.
 
     Raises:
-        ConvertError: the method rotates heads and the checkpoint does not allow it.
+        ConvertError: the checkpoint does not allow its heads to be rotated, or to change places.
     """
+    if treatment.search and family.ordered(config):
+        raise ConvertError(
+            f"group='search' moves heads, but here each query head of {family.model_type} has a slope of its "
+            "own (ALiBi); use --group adjacent"
+        )
     if treatment.method.pool is not None:
         return ()
     fixed = family.fixed(config)

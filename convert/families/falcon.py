@@ -9,6 +9,7 @@ from convert.families.layouts.interleaved import Interleaved
 from convert.families.layouts.layout import Config, is_on
 from convert.heads import Rotary
 
+REPEATED = "only num_kv_heads changes; transformers repeats the heads in its cache, other engines do not"
 NEW, SINGLE = ("new_decoder_architecture", False), ("multi_query", True)
 
 
@@ -25,7 +26,7 @@ class Falcon(Family):
     def native(self, config: Config, kv_heads: int) -> Native | None:
         """Write any number in the new decoder, and a single KV head in the old one."""
         if is_on(NEW, config):
-            return Native(dict(config) | {"num_kv_heads": kv_heads}, self.layout)
+            return Native(dict(config) | {"num_kv_heads": kv_heads}, self.layout, REPEATED)
         if kv_heads == 1:
             return Native(dict(config) | {"multi_query": True}, self.layout)
         return None

@@ -199,7 +199,8 @@ class Family:
         nested = config.get("rope_scaling") or config.get("rope_parameters") or {}
         for source in (config, nested):
             for key in self.rotary_keys:
-                part = part if source.get(key) is None else source[key]
+                found = look_up(source, key)
+                part = part if found is None else found
         return Rotary(int(self.head_dim(config) * part), self.interleaved)
 
     def window_size(self, config: Config) -> Any:

@@ -2,21 +2,18 @@
 
 from dataclasses import dataclass
 
-from convert.families.family import Family
+from convert.families.family import Family, sizes
 from convert.families.forms import Native
 from convert.families.layouts.concatenated import Concatenated
 from convert.families.layouts.layout import Config
 
 BIGCODE = Concatenated(name="c_attn", output="c_proj", qkv_bias=True, output_bias=True)
-MEANINGLESS = ("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels")
-DEFAULTS = {
-    "vocab_size": 50257,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 1024,
-    "activation_function": "gelu_new",
-}
+MEANINGLESS = (
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+    *("summary_first_dropout", "task_specific_params", "n_ctx"),
+    *("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"),
+)
+"""Keys of GPT-2 that GPT-BigCode does not have; those that would change the result are false by then."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,13 @@ GPT_2 = GPT2(
     model_type="gpt2",
     prefix="GPT2",
     layout=Concatenated(name="c_attn", output="c_proj", qkv_bias=True, output_bias=True, conv1d=True),
-    defaults=DEFAULTS,
-    aliases={"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
+    defaults=sizes(768, layers=12, heads=12) | {"max_position_embeddings": 1024},
+    aliases={
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+    },
     refuses={"add_cross_attention": "there is cross-attention"},
     grouped=False,
     base="transformer",

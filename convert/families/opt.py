@@ -7,7 +7,7 @@ OPT = Family(
     model_type="opt",
     prefix="OPT",
     layout=Separate(output="out_proj", qkv_bias=("enable_bias", True), output_bias=("enable_bias", True)),
-    defaults=sizes(768, layers=12, heads=12),
+    defaults=sizes(768, layers=12, heads=12) | {"max_position_embeddings": 2048},
     aliases={"initializer_range": "init_std"},
     grouped=False,
     layers="decoder.layers",

@@ -31,8 +31,9 @@ class Source:
         return self.family.split_layer(named, self.shape.layer(), self.config)
 
     def fewer(self) -> list[int]:
-        """Numbers of KV heads that it can be converted to: half, and one."""
-        return [count for count in (self.shape.kv_heads // 2, 1) if 0 < count < self.shape.kv_heads]
+        """Numbers of KV heads that it can be converted to: half, and one where that is another form."""
+        half = self.shape.kv_heads // 2
+        return [half] if self.family.grouped else [count for count in (half, 1) if count]
 
     def join(self, layer: int, heads: AttentionHeads) -> dict[str, Tensor]:
         """Tensors of one layer, by full name."""
@@ -53,3 +54,17 @@ def duplicate_heads(source: Source, count: int, folder: Path) -> None:
         tensors |= source.join(layer, AttentionHeads(**parts | equal))
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(source.config))
+
+
+def repeat_heads(source: Source, count: int, out: Path) -> None:
+    """Turn a result for classes of ours back into the source's architecture, each KV head repeated."""
+    tensors = load_file(out / "model.safetensors")
+    size = source.shape.kv_heads // count
+    for layer in range(source.shape.layers):
+        suffixes = source.family.layout.roles(source.config)
+        named = {suffix: tensors[source.family.tensor(layer, suffix)] for suffix in suffixes}
+        parts = source.family.split_layer(named, source.shape.layer(count), source.config).parts()
+        repeated = {role: part.repeat_interleave(size, 0) for role, part in parts.items() if role in MERGED}
+        tensors |= source.join(layer, AttentionHeads(**parts | repeated))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps(source.config))

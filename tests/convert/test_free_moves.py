@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from convert import ConvertError, Request, convert
 from convert.heads import AttentionHeads
 from tests.convert.free_moves import permute_heads, turn_keys, turn_values
 from tests.convert.sources import Source
@@ -63,6 +64,21 @@ def test_free_moves_leave_the_logits(source: Source) -> None:
     for move, change in changes.items():
         # Norms and rotary tables are float32 even in a float64 model.
         assert change < 1e-5 if free[move] else change > 1e-3, (move, change)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "options", "message"),
+    [
+        ("bloom", {}, {"group": "search"}, "slope of its own"),
+        ("falcon", {"alibi": True}, {"group": "search"}, "slope of its own"),
+        ("mpt", {"attn_config": {"clip_qkv": 0.3}}, {"merge": "subspace"}, "clip_qkv=0.3 clips every number"),
+        ("olmoe", {"clip_qkv": 0.3}, {"merge": "procrustes"}, "clip_qkv=0.3 clips every number"),
+    ],
+)
+def test_what_is_not_free_is_refused(family, changes, options, message, make_checkpoint, tmp_path) -> None:
+    source = make_checkpoint(family, **changes)
+    with pytest.raises(ConvertError, match=message):
+        convert(Request(str(source), tmp_path / "out", kv_heads=2, **options))
 
 
 @cases

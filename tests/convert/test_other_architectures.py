@@ -1,6 +1,9 @@
 """Results that change their architecture, and checkpoints as the hub has them: bare names, old buffers."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from convert import Request, convert
 from convert.families import FAMILIES
+from tests.convert.sources import Source, duplicate_heads
 
 TOKENS = torch.arange(24).reshape(2, 12) % 64
 BARE = [name for name, family in FAMILIES.items() if family.base == "transformer"]
@@ -97,3 +101,34 @@ def test_a_grouped_result_names_its_classes(family: str, make_checkpoint, tmp_pa
     assert config["num_key_value_heads"] == 2
     assert config.get("attention_window") is None
     assert (tmp_path / "out" / "headroom_windowed.py").is_file()
+
+
+LOAD = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+for folder in sys.argv[2:]:
+    if sys.argv[1] == "patches":
+        import patches
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=sys.argv[1] == "remote").eval()
+    with torch.no_grad():
+        output = model(torch.arange(24).reshape(2, 12) % 64, use_cache=True)
+    torch.save(output.logits, f"{folder}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["patches", "remote"])
+def test_grouped_results_compute_what_equal_heads_compute(way: str, make_checkpoint, tmp_path: Path) -> None:
+    families = [name for name, family in FAMILIES.items() if not family.grouped]
+    for name in families:
+        source = Source(make_checkpoint(name), FAMILIES[name])
+        duplicate_heads(source, 2, tmp_path / f"{name}-source")
+        convert(Request(str(tmp_path / f"{name}-source"), tmp_path / name, kv_heads=2))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    if way == "patches":
+        environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", LOAD, way, *families], cwd=tmp_path, env=environment, check=True)
+    for name in families:
+        found, expected = torch.load(tmp_path / f"{name}.pt"), logits(tmp_path / f"{name}-source")
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

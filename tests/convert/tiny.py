@@ -99,6 +99,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama with bias": ("llama", {"attention_bias": True}),
     "mpt clipped": ("mpt", {"attn_config": {"clip_qkv": 0.3}}),
     "olmo clipped": ("olmo", {"clip_qkv": 0.3}),
+    "opt with norms after": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
     "phi with norms": ("phi", SQUARE | {"qk_layernorm": True}),
     "phi3 partly rotary": ("phi3", {"partial_rotary_factor": 0.5}),
     "seed_oss with output bias": ("seed_oss", {"attention_out_bias": True}),
