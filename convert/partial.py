@@ -68,8 +68,7 @@ def open_partial(destination: Path, journal: Journal, force: bool, resume: bool)
             sync_folder(folder)
             put_in_place(folder, destination, force)
         except BaseException as error:
-            if isinstance(error, FIXABLE) and _finished(folder):
-                _begin(folder, begun)
+            if isinstance(error, FIXABLE) and _finished(folder) and _keep(folder, begun):
                 error.add_note(f"{folder} is kept: continue with --resume, or delete it")
             else:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -124,6 +123,17 @@ def _begin(folder: Path, journal: Journal) -> None:
     write_journal(folder / WORK / JOURNAL, journal)
 
 
+def _keep(folder: Path, journal: Journal) -> bool:
+    """Reduce a folder to what is finished; False if not even that works."""
+    try:
+        _sweep(folder)
+        if not (folder / WORK / JOURNAL).exists():
+            _begin(folder, journal)
+    except OSError:
+        return False
+    return True
+
+
 def _check_same(folder: Path, begun: Journal, journal: Journal, resume: bool) -> None:
     if not resume:
         raise ConvertError(
@@ -143,7 +153,7 @@ def _finished(folder: Path) -> list[Path]:
 def _sweep(folder: Path) -> None:
     """Remove all that is not finished; it takes no time to write again."""
     kept = {*_finished(folder), folder / WORK, folder / WORK / JOURNAL}
-    for path in [*folder.iterdir(), *(folder / WORK).iterdir()]:
+    for path in [*folder.iterdir(), *(folder / WORK).glob("*")]:
         if path not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
