@@ -97,10 +97,10 @@ def test_full_sees_every_byte(make_checkpoint, tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.iterdir()] == ["sampled"]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "mixtral", "phi3", "gpt2"])
-def test_full_agrees_with_good_results(family: str, make_checkpoint, tmp_path: Path) -> None:
-    options = {"kv_heads": 1} if family == "gpt2" else {"kv_heads": 2}
-    convert(Request(str(make_checkpoint(family)), tmp_path / "out", verify="full", **options))
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mixtral", "phi3", "gpt2", "bloom", "gpt_neox"])
+def test_full_agrees_with_good_results(family: str, kv_heads: int, make_checkpoint, tmp_path: Path) -> None:
+    convert(Request(str(make_checkpoint(family)), tmp_path / "out", kv_heads=kv_heads, verify="full"))
 
 
 def test_full_of_other_tiers_and_tied_weights(make_checkpoint, fake_patches: Path, tmp_path: Path) -> None:
