@@ -18,8 +18,8 @@ def check_loading(folder: Path, plan: Plan) -> None:
     """Load a result as its users will, but for the bytes of its weights.
 
     transformers renames, ties and joins tensors while loading; only its own loading knows which are missing.
-    The windowed tier's classes are not part of this room: its weights are checked with its source's class,
-    which has the same ones.
+    The windowed tier's classes are not part of this room: the class of its source has tensors of the same
+    names, and their shapes were compared with the plan.
 
     Args:
         folder: The result.
@@ -31,12 +31,12 @@ def check_loading(folder: Path, plan: Plan) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config: PretrainedConfig | None = None
+    kinds = ["missing_keys", "unexpected_keys"]
     if plan.form.tier == "windowed":
-        keys = {
-            key: value for key, value in plan.source.config.items() if key not in ("auto_map", "model_type")
-        }
-        keys["num_key_value_heads"] = plan.form.config["num_key_value_heads"]
-        config = AutoConfig.for_model(plan.source.config["model_type"], **keys)
+        keys = {key: value for key, value in plan.source.config.items() if key != "auto_map"}
+        config = AutoConfig.for_model(keys.pop("model_type"), **keys)
+    else:
+        kinds.append("mismatched_keys")
     with _quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -46,9 +46,8 @@ def check_loading(folder: Path, plan: Plan) -> None:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    found = loaded[1]
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        for key in sorted(map(str, found.get(kind, ()))):
+    for kind in kinds:
+        for key in sorted(map(str, loaded[1].get(kind, ()))):
             raise ConvertError(
                 f"the result was not kept: transformers calls its tensor {key} {kind.removesuffix('_keys')}"
             )

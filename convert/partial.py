@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from convert.journal import Journal, read_journal, write_journal
 
 WORK = ".work"
 JOURNAL = "journal.json"
+PATIENCE_S = 10.0
 FIXABLE = (OSError, MemoryError, KeyboardInterrupt)
 """After these the same command may succeed, so what is finished is kept."""
 
@@ -64,12 +66,11 @@ def open_partial(destination: Path, journal: Journal, force: bool, resume: bool)
             folder, lock, begun = _enter(destination, journal, resume)
         try:
             yield Partial(folder, folder / WORK, begun.command)
-            shutil.rmtree(folder / WORK)
             sync_folder(folder)
+            _forget(folder)
             put_in_place(folder, destination, force)
         except BaseException as error:
-            if isinstance(error, FIXABLE) and _finished(folder):
-                _begin(folder, begun)
+            if isinstance(error, FIXABLE) and _finished(folder) and _keep(folder, begun):
                 error.add_note(f"{folder} is kept: continue with --resume, or delete it")
             else:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -90,9 +91,7 @@ def find_partials(destination: Path) -> list[Path]:
     parent = destination.parent
     if not parent.is_dir():
         return []
-    return sorted(
-        path for path in parent.iterdir() if pattern.fullmatch(path.name) and (path / WORK).is_dir()
-    )
+    return sorted(path for path in parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir())
 
 
 def _enter(destination: Path, journal: Journal, resume: bool) -> tuple[Path, int, Journal]:
@@ -124,6 +123,26 @@ def _begin(folder: Path, journal: Journal) -> None:
     write_journal(folder / WORK / JOURNAL, journal)
 
 
+def _forget(folder: Path) -> None:
+    """Remove the work folder, the journal last: until then, and three calls from the end, a kill loses nothing."""
+    for path in (folder / WORK).iterdir():
+        if path.name != JOURNAL:
+            path.unlink()
+    (folder / WORK / JOURNAL).unlink()
+    (folder / WORK).rmdir()
+
+
+def _keep(folder: Path, journal: Journal) -> bool:
+    """Reduce a folder to what is finished; False if not even that works."""
+    try:
+        _sweep(folder)
+        if not (folder / WORK / JOURNAL).exists():
+            _begin(folder, journal)
+    except OSError:
+        return False
+    return True
+
+
 def _check_same(folder: Path, begun: Journal, journal: Journal, resume: bool) -> None:
     if not resume:
         raise ConvertError(
@@ -143,7 +162,7 @@ def _finished(folder: Path) -> list[Path]:
 def _sweep(folder: Path) -> None:
     """Remove all that is not finished; it takes no time to write again."""
     kept = {*_finished(folder), folder / WORK, folder / WORK / JOURNAL}
-    for path in [*folder.iterdir(), *(folder / WORK).iterdir()]:
+    for path in [*folder.iterdir(), *(folder / WORK).glob("*")]:
         if path not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -176,10 +195,12 @@ def _lock(folder: Path) -> int | None:
 @contextmanager
 def _turn(parent: Path) -> Iterator[None]:
     """Let one run at a time look for the others and make its own folder."""
-    descriptor = os.open(parent, os.O_RDONLY)
+    until = time.monotonic() + PATIENCE_S
+    while (lock := _lock(parent)) is None:
+        if time.monotonic() > until:
+            raise ConvertError(f"another run is starting in {parent} and does not come to an end; try again")
+        time.sleep(0.05)
     try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        os.close(lock)
