@@ -124,7 +124,7 @@ def _begin(folder: Path, journal: Journal) -> None:
 
 
 def _forget(folder: Path) -> None:
-    """Remove the work folder, the journal last: until then, and three calls from the end, a kill loses nothing."""
+    """Remove the work folder, the journal last: until three calls from the end a kill loses nothing."""
     for path in (folder / WORK).iterdir():
         if path.name != JOURNAL:
             path.unlink()
