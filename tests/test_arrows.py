@@ -15,7 +15,7 @@ ARROWS: dict[str, set[str]] = {
 }
 VARIANTS = {
     "convert/families": {
-        *("family", "forms"),
+        *("family", "forms", "keys"),
         *("layouts", "layouts.layout", "layouts.separate", "layouts.concatenated", "layouts.interleaved"),
     },
     "convert/families/layouts": {"layout"},

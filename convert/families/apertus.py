@@ -1,6 +1,7 @@
 """Apertus: query and key norms shared by all heads."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 APERTUS = Family(

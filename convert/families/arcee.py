@@ -1,6 +1,7 @@
 """Arcee's AFM: Llama with another activation."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 ARCEE = Family(

@@ -1,6 +1,7 @@
 """BLOOM: each head's query, key and value side by side, a slope per head instead of rotary positions."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.interleaved import Interleaved
 
 BLOOM = Family(

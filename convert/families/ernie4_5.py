@@ -1,6 +1,7 @@
 """ERNIE 4.5: neighbouring dimensions are rotary pairs."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 ERNIE4_5 = Family(

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
 from convert.families.forms import Native
+from convert.families.keys import Config, is_on, sizes
 from convert.families.layouts.interleaved import Interleaved
-from convert.families.layouts.layout import Config, is_on
 from convert.heads import Rotary
 
 REPEATED = "only num_kv_heads changes; transformers repeats the heads in its cache, other engines do not"

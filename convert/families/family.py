@@ -7,40 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from convert.families.forms import Native, NativeWindow, Sibling
-from convert.families.layouts.layout import Config, Layout, Switch, is_on
+from convert.families.keys import Config, Switch, is_on, look_up
+from convert.families.layouts.layout import Layout
 from convert.heads import AttentionHeads, HeadShape, Rotary
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def sizes(
-    hidden_size: int, layers: int, heads: int, kv_heads: int | None = None, head_dim: int | None = None
-) -> dict[str, Any]:
-    """Name the sizes that a family takes where a config is silent.
-
-    Args:
-        hidden_size: Hidden size.
-        layers: Number of layers.
-        heads: Query heads.
-        kv_heads: KV heads; None: as many as query heads.
-        head_dim: Numbers per head; None: the hidden size divided by the heads.
-    """
-    return {
-        "hidden_size": hidden_size,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
-    }
-
-
-def look_up(config: Config, path: str) -> Any:
-    """Read a key, or a key of a nested object when the path has a dot; None where it is absent."""
-    value: Any = config
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Gemma, Gemma 2 and the text models of Gemma 3."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
 from convert.families.forms import NativeWindow
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 LAYOUT = Separate(qkv_bias=("attention_bias", False), output_bias=("attention_bias", False))

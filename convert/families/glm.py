@@ -1,6 +1,7 @@
 """GLM-4 as ``glm`` and ``glm4``: neighbouring dimensions of half a head are rotary pairs."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 LAYOUT = Separate(qkv_bias=("attention_bias", True))

@@ -1,6 +1,7 @@
 """GPT-NeoX and Pythia: each head's query, key and value side by side, rotary in a quarter of a head."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.interleaved import Interleaved
 
 GPT_NEOX = Family(

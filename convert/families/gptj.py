@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from convert.families.family import Family, sizes
-from convert.families.layouts.layout import Config
+from convert.families.family import Family
+from convert.families.keys import Config, sizes
 from convert.families.layouts.separate import Separate
 from convert.heads import Rotary
 

@@ -1,6 +1,7 @@
 """Granite, dense and with experts: attention is scaled before it is added to the residual stream."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 LAYOUT = Separate(qkv_bias=("attention_bias", False), output_bias=("attention_bias", False))

@@ -1,6 +1,7 @@
 """Helium: Llama with neighbouring dimensions as rotary pairs."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 HELIUM = Family(

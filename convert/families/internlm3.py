@@ -1,6 +1,7 @@
 """InternLM3: runs as Llama."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 INTERNLM3 = Family(

@@ -1,7 +1,8 @@
 """Ministral: Mistral with a window per layer."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
 from convert.families.forms import NativeWindow
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 MINISTRAL = Family(

@@ -1,7 +1,8 @@
 """Mixtral: Mistral with experts, one window for every layer."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
 from convert.families.forms import NativeWindow
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 MIXTRAL = Family(

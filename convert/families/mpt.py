@@ -1,6 +1,7 @@
 """MPT: queries, keys and values in one tensor, a slope per head instead of rotary positions."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.concatenated import Concatenated
 
 MPT = Family(

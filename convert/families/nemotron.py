@@ -1,6 +1,7 @@
 """Nemotron: rotary positions in part of a head."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 NEMOTRON = Family(

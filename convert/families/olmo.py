@@ -1,7 +1,8 @@
 """OLMo, OLMo 2, OLMo 3 and OLMoE."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
 from convert.families.forms import NativeWindow
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 BIAS = ("attention_bias", False)

@@ -1,6 +1,7 @@
 """OPT: learned positions."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 OPT = Family(

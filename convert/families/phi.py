@@ -1,6 +1,7 @@
 """Phi-1, Phi-1.5 and Phi-2: rotary positions in part of a head, biases everywhere."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 PHI = Family(

@@ -1,7 +1,8 @@
 """Phi-3 and Phi-4: queries, keys and values in one tensor, one window for every layer."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
 from convert.families.forms import NativeWindow
+from convert.families.keys import sizes
 from convert.families.layouts.concatenated import Concatenated
 
 PHI3 = Family(

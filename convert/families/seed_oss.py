@@ -1,6 +1,7 @@
 """Seed-OSS: biases on q, k and v, and by a switch of its own on o."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 SEED_OSS = Family(

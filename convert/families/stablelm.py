@@ -1,6 +1,7 @@
 """StableLM: rotary positions in a quarter of a head."""
 
-from convert.families.family import Family, sizes
+from convert.families.family import Family
+from convert.families.keys import sizes
 from convert.families.layouts.separate import Separate
 
 STABLELM = Family(

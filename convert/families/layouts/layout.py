@@ -5,24 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from convert.families.keys import Config, Switch, is_on
 from convert.heads import HeadShape
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Config = Mapping[str, Any]
-Switch = bool | tuple[str, bool]
-"""True or False for the whole family, or the config key that decides and what holds where it is absent."""
-
-
-def is_on(switch: Switch, config: Config) -> bool:
-    """Say whether a switch is on in a config."""
-    if isinstance(switch, bool):
-        return switch
-    key, default = switch
-    return bool(config.get(key, default))
 
 
 @dataclass(frozen=True)
