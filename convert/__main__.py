@@ -64,9 +64,12 @@ def command(
         Path, typer.Argument(metavar="DST", help="New folder for the result.", show_default=False)
     ],
     kv_heads: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="KV heads of the result; must divide the source's. Kept if only --window is given.",
+            metavar="N|auto:MEAN",
+            help="KV heads of the result; must divide the source's. Kept if only --window is given. "
+            "auto:MEAN shares that many per layer out by what merging would lose.",
+            show_default=False,
             rich_help_panel="Heads",
         ),
     ] = None,

@@ -103,6 +103,12 @@ def describe_loss(conversion: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _counts(heads: int | list[int]) -> str:
+    if isinstance(heads, int):
+        return str(heads)
+    return f"{sum(heads) / len(heads):.3g} on average (layer by layer {', '.join(map(str, heads))})"
+
+
 def _layers(conversion: Mapping[str, Any]) -> list[str]:
     layers = conversion.get("layers")
     if not layers:
@@ -131,7 +137,9 @@ def _facts(conversion: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
     facts = [f"- KV heads: {before}"]
     if before != after:
         groups = "adjacent" if conversion["grouping"] == "adjacent" else "searched"
-        facts = [f"- KV heads: {before} to {after}, merged by `{conversion['merge']}` in {groups} groups"]
+        facts = [
+            f"- KV heads: {before} to {_counts(after)}, merged by `{conversion['merge']}` in {groups} groups"
+        ]
         calibration = conversion.get("calibration")
         if calibration:
             facts.append(

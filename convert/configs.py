@@ -1,6 +1,6 @@
 """The ``config.json`` of every form that a result can take."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from convert.families.family import Family
@@ -77,6 +77,30 @@ def own_class(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
             "AutoModelForCausalLM": f"{REMOTE_MODULE}.{prefix}ForCausalLM",
         },
     }
+
+
+def per_layer(
+    family: Family, config: Mapping[str, Any], kv_heads: Sequence[int], window: Window | None
+) -> dict[str, Any]:
+    """Write KV heads that differ by layer, as transformers writes settings of single layers.
+
+    Args:
+        family: Family of the source.
+        config: The source's ``config.json``.
+        kv_heads: KV heads, layer by layer.
+        window: The window, or None.
+
+    Returns:
+        The config; ``num_key_value_heads`` is the largest number.
+    """
+    most = max(kv_heads)
+    counted = family.write_kv_heads(config, most)
+    if window is None:
+        written = own_class(family, counted) | {"attention_window": None}
+    else:
+        written = windowed(family, counted, window, len(kv_heads))
+    fewer = {str(layer): {"num_key_value_heads": n} for layer, n in enumerate(kv_heads) if n != most}
+    return written | {"per_layer_config": fewer}
 
 
 def windowed(family: Family, config: Mapping[str, Any], window: Window, layers: int) -> dict[str, Any]:

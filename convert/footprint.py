@@ -13,14 +13,14 @@ class CacheShape:
     """What decides the size of a cache.
 
     Args:
-        kv_heads: Key/value heads per layer.
+        kv_heads: Key/value heads of each layer.
         head_dim: Numbers per head.
         element_bytes: Bytes per number.
         slots: For each layer, the most tokens it keeps (sinks + window); None keeps all.
         at_once: Whether a layer with slots allocates them with its first token, as the windowed tier does.
     """
 
-    kv_heads: int
+    kv_heads: tuple[int, ...]
     head_dim: int
     element_bytes: int
     slots: tuple[int | None, ...]
@@ -40,19 +40,25 @@ def kv_bytes(cache: CacheShape, tokens: int) -> int:
     Holds: 512 KiB per token for Llama-2-7B in fp16 (tests/convert/test_footprint.py).
     """
     held = sum(
-        tokens if slots is None else slots if cache.at_once else min(tokens, slots) for slots in cache.slots
+        heads * (tokens if slots is None else slots if cache.at_once else min(tokens, slots))
+        for heads, slots in zip(cache.kv_heads, cache.slots, strict=True)
     )
-    return 2 * cache.kv_heads * cache.head_dim * cache.element_bytes * held
+    return held * _head_bytes(cache)
 
 
 def kv_per_token(cache: CacheShape) -> int:
     """Count the bytes of one token in every layer, windowed or not."""
-    return 2 * cache.kv_heads * cache.head_dim * cache.element_bytes * len(cache.slots)
+    return sum(cache.kv_heads) * _head_bytes(cache)
 
 
 def kv_growth(cache: CacheShape) -> int:
     """Count the bytes that each further token adds once every window is full."""
-    return 2 * cache.kv_heads * cache.head_dim * cache.element_bytes * cache.slots.count(None)
+    growing = (heads for heads, slots in zip(cache.kv_heads, cache.slots, strict=True) if slots is None)
+    return sum(growing) * _head_bytes(cache)
+
+
+def _head_bytes(cache: CacheShape) -> int:
+    return 2 * cache.head_dim * cache.element_bytes
 
 
 def build_rows(

@@ -43,10 +43,10 @@ def convert(
             or, after a full disk and the like, what ``resume`` can continue; then the message says so.
     """
     try:
-        plan = make_plan(request, code_root)
+        tell = report or (lambda name, done, total, unit: None)
+        plan = make_plan(request, code_root, lambda stage, done, total: tell(stage, done, total, "steps"))
         if request.dry_run:
             return plan.result
-        tell = report or (lambda name, done, total, unit: None)
         return _carry_out(plan, command or command_line(request), tell)
     except OSError as error:
         raise ConvertError(_explain(error)) from error

@@ -11,9 +11,9 @@ from convert.destination import check_destination, check_space
 from convert.errors import ConvertError, unknown
 from convert.families import find_family
 from convert.families.family import Family
-from convert.families.layouts.layout import Layout
 from convert.footprint import CacheShape, build_rows
-from convert.grouping import adjacent_groups
+from convert.head_counts import parse_kv_heads
+from convert.layerwise.allocate import Progress, measure_and_allocate
 from convert.layerwise.job import LayerJob
 from convert.layerwise.store import plan_layers
 from convert.moving import plan_moves
@@ -22,7 +22,7 @@ from convert.provenance import build_provenance
 from convert.remote_code import find_package, flatten
 from convert.request import VERIFY_LEVELS, Request, Result
 from convert.source import Source, open_source
-from convert.tiers import Form, choose_form
+from convert.tiers import Form, check_per_layer, choose_form
 from convert.treatment import Treatment, check_family, choose_treatment
 from convert.weights.checkpoint import Weights, open_weights
 from convert.weights.dtypes import ELEMENT_BYTES, config_name, parse_dtype
@@ -46,12 +46,13 @@ class Plan:
     result: Result
 
 
-def make_plan(request: Request, code_root: Path | None = None) -> Plan:
+def make_plan(request: Request, code_root: Path | None = None, progress: Progress | None = None) -> Plan:
     """Check a request against its source and decide everything.
 
     Args:
         request: What is asked for.
         code_root: Folder of the ``patches`` package; None finds the installed one.
+        progress: Called while layers are measured to share KV heads out among them.
 
     Returns:
         The plan. Nothing was written.
@@ -70,21 +71,28 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
     check_destination(request.destination, source.folder, request.force)
     family = find_family(source.config)
     shape = read_shape(family, source.config)
-    groups = adjacent_groups(shape.kv_heads, shape.kv_heads if request.kv_heads is None else request.kv_heads)
+    wanted = parse_kv_heads(request.kv_heads, shape.kv_heads)
     window = read_window(request, shape)
     weights = open_weights(source.folder)
     cache_dtype = check_tensors(family, source.config, shape, weights)
-    form = choose_form(family, source.config, shape, len(groups), window)
+    notes = treatment.notes + check_family(treatment, family, source.config)
+    job = _job(request, treatment, source, weights, family, shape, dtype)
+    if isinstance(wanted, float):
+        check_per_layer(family, shape)
+        job = replace(job, kv_heads=measure_and_allocate(job, wanted, progress or (lambda *_: None)))
+    else:
+        job = replace(job, kv_heads=(wanted,) * shape.layers)
+    merged = set(job.kv_heads) != {shape.kv_heads}
+    form = choose_form(family, source.config, shape, job.kv_heads, window)
+    job = replace(job, layout=form.layout)
     if request.window is not None and window is None:
         form = replace(form, reason="every layer is global, so no layer has a window")
-    notes = treatment.notes + check_family(treatment, family, source.config)
-    job = None
+    streams = treatment.streams and len(set(job.kv_heads)) == 1
     edits: dict[str, Edit] = {}
     dropped: set[str] = set()
-    if len(groups) != shape.kv_heads:
-        job = _job(request, treatment, source, weights, family, shape, len(groups), form.layout, dtype)
+    if merged:
         moves, dropped = plan_moves(job, form)
-        edits = {**moves, **(plan_edits(job, groups) if treatment.streams else plan_layers(job))}
+        edits = {**moves, **(plan_edits(job) if streams else plan_layers(job))}
     files = plan_files(plan_pieces(weights, edits, dropped, dtype), shard_bytes)
     carried = list_carried(source.folder)
     code = flatten(code_root or find_package()) if form.tier == "windowed" else {}
@@ -92,21 +100,23 @@ def make_plan(request: Request, code_root: Path | None = None) -> Plan:
     if dtype is not None:
         form.config["torch_dtype" if "torch_dtype" in form.config else "dtype"] = config_name(dtype)
     form.config["conversion"] = build_provenance(
-        request, treatment, source, weights.files, (shape.kv_heads, len(groups))
+        request, treatment, source, weights.files, shape.kv_heads, job.kv_heads
     )
     caches = (
-        CacheShape(shape.kv_heads, shape.head_dim, ELEMENT_BYTES[cache_dtype], shape.windows),
         CacheShape(
-            len(groups),
+            (shape.kv_heads,) * shape.layers, shape.head_dim, ELEMENT_BYTES[cache_dtype], shape.windows
+        ),
+        CacheShape(
+            job.kv_heads,
             shape.head_dim,
             ELEMENT_BYTES[dtype or cache_dtype],
             form.slots,
             form.tier == "windowed",
         ),
     )
-    result = replace(_result(request, form, weights, files, caches), notes=notes if job else ())
-    job = None if treatment.streams else job
-    return Plan(request, source, form, weights, files, carried, code, job, result)
+    result = replace(_result(request, form, weights, files, caches), notes=notes if merged else ())
+    computed = job if merged and not streams else None
+    return Plan(request, source, form, weights, files, carried, code, computed, result)
 
 
 def _job(
@@ -116,8 +126,6 @@ def _job(
     weights: Weights,
     family: Family,
     shape: AttentionShape,
-    kv_heads: int,
-    layout: Layout,
     dtype: str | None,
 ) -> LayerJob:
     return LayerJob(
@@ -127,12 +135,12 @@ def _job(
         config=dict(source.config),
         shape=shape,
         bare=family.is_bare(weights.tensors),
-        kv_heads=(kv_heads,) * shape.layers,
+        kv_heads=(shape.kv_heads,) * shape.layers,
         method=treatment.method,
         search=treatment.search,
         seed=request.seed,
         initializer_range=_initializer_range(family, source),
-        layout=layout,
+        layout=family.layout,
         dtype=dtype,
         calibration=treatment.calibration,
     )

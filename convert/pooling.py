@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from convert.errors import ConvertError
 from convert.families.layouts.layout import Layout
+from convert.grouping import adjacent_groups
 from convert.heads import HeadShape
 from convert.layerwise.job import LayerJob
 from convert.merging.method import Groups, MergeContext, Pool
@@ -84,18 +85,18 @@ class HeadEdit:
         return merged if heads.dim() == 3 else merged[..., 0]
 
 
-def plan_edits(job: LayerJob, groups: Groups) -> dict[str, HeadEdit]:
+def plan_edits(job: LayerJob) -> dict[str, HeadEdit]:
     """List the tensors that pooling changes.
 
     Args:
-        job: What is done to every layer; its method pools.
-        groups: For each new head, the source heads it replaces.
+        job: What is done to every layer, the same to each; its method pools.
 
     Returns:
         The edits by tensor name.
     """
     if job.method.pool is None:
         raise ValueError(f"method {job.method.name} does not pool")
+    groups = adjacent_groups(job.shape.kv_heads, job.kv_heads[0])
     pooling = Pooling(job.method.pool, groups, job.seed, job.initializer_range)
     layouts, edits = (job.family.layout, job.layout), {}
     for layer in range(job.shape.layers):

@@ -49,7 +49,8 @@ def build_provenance(
     treatment: Treatment,
     source: Source,
     files: Iterable[WeightFile],
-    heads: tuple[int, int],
+    source_heads: int,
+    kv_heads: tuple[int, ...],
 ) -> dict[str, Any]:
     """Build the provenance of a result.
 
@@ -58,12 +59,13 @@ def build_provenance(
         treatment: How heads are merged.
         source: The checkpoint it came from.
         files: The source's weight files.
-        heads: KV heads of source and result.
+        source_heads: KV heads of the source.
+        kv_heads: KV heads of the result, layer by layer.
 
     Returns:
         A JSON object; ``merge``, ``grouping`` and ``seed`` only if heads were merged.
     """
-    before, after = heads
+    after = kv_heads[0] if len(set(kv_heads)) == 1 else list(kv_heads)
     provenance: dict[str, Any] = {
         "tool": TOOL,
         "version": tool_version(),
@@ -71,10 +73,10 @@ def build_provenance(
         "source_revision": source.revision,
         "source_layout_digest": digest_source(source.config, files),
         "source_model_type": source.config["model_type"],
-        "source_kv_heads": before,
+        "source_kv_heads": source_heads,
         "kv_heads": after,
     }
-    if before != after:
+    if after != source_heads:
         provenance |= {"merge": treatment.method.name, "grouping": request.group, "seed": request.seed}
     return provenance
 

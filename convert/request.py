@@ -16,7 +16,8 @@ class Request:
     Args:
         source: Checkpoint folder or hub id.
         destination: Folder to write; it must not exist unless ``force``.
-        kv_heads: KV heads of the result, a divisor of the source's. None keeps the source's.
+        kv_heads: KV heads of the result, a divisor of the source's, or ``auto:MEAN``: that many per layer on
+            average, shared out by what merging would lose. None keeps the source's.
         merge: Name of a merge method. None: ``mean``, or ``subspace`` where a calibration text is given.
         group: Which heads become one: ``adjacent`` ones, or the best found by ``search``.
         calibrate: Text to measure the layers with: a file, or ``DATASET[:config][:split][:column]``.
@@ -40,7 +41,7 @@ class Request:
 
     source: str
     destination: Path
-    kv_heads: int | None = None
+    kv_heads: int | str | None = None
     merge: str | None = None
     group: str = "adjacent"
     calibrate: str | None = None

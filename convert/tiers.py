@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert.attention import AttentionShape
-from convert.configs import native_window, own_class, sibling_window, windowed
+from convert.configs import native_window, own_class, per_layer, sibling_window, windowed
 from convert.errors import ConvertError
 from convert.families import FAMILIES
 from convert.families.family import Family
@@ -37,8 +37,31 @@ class Form:
     dropped: tuple[str, ...] = ()
 
 
+def check_per_layer(family: Family, shape: AttentionShape) -> None:
+    """Check that layers may differ in their KV heads.
+
+    Raises:
+        ConvertError: no class of the family can express it.
+    """
+    if not family.windowed:
+        able = _names(other.model_type for other in FAMILIES.values() if other.windowed)
+        raise ConvertError(
+            f"kv_heads=auto: layers of {family.model_type} cannot differ in their KV heads, neither natively "
+            f"nor in a class of ours; those of {able} can"
+        )
+    if any(own is not None for own in shape.windows):
+        raise ConvertError(
+            f"kv_heads=auto: this {family.model_type} has a sliding window of its own, which the class for "
+            "layers that differ in their KV heads does not have"
+        )
+
+
 def choose_form(
-    family: Family, config: Mapping[str, Any], shape: AttentionShape, kv_heads: int, window: Window | None
+    family: Family,
+    config: Mapping[str, Any],
+    shape: AttentionShape,
+    kv_heads: tuple[int, ...],
+    window: Window | None,
 ) -> Form:
     """Choose the most portable tier that expresses a request and write the config for it.
 
@@ -46,7 +69,7 @@ def choose_form(
         family: Family of the source.
         config: The source's ``config.json``.
         shape: Its attention shape.
-        kv_heads: KV heads of the result.
+        kv_heads: KV heads of the result, layer by layer.
         window: Checked window, or None.
 
     Returns:
@@ -58,15 +81,18 @@ def choose_form(
     _check_causal(family, config)
     # The code a source ships is not carried over, so its auto_map must go too.
     kept = {key: value for key, value in config.items() if key not in ("auto_map", "_name_or_path")}
+    if len(set(kv_heads)) > 1:
+        return _per_layer(family, kept, shape, kv_heads, window)
+    count = kv_heads[0]
     if window is not None:
-        return _choose_window(family, kept, shape, kv_heads, window)
-    if kv_heads == shape.kv_heads:
-        kept = family.write_kv_heads(kept, kv_heads) if family.grouped else kept
+        return _choose_window(family, kept, shape, count, window)
+    if count == shape.kv_heads:
+        kept = family.write_kv_heads(kept, count) if family.grouped else kept
         return Form("native-gqa", "heads and attention are the source's", kept, shape.windows, family.layout)
-    native = family.native(kept, kv_heads)
+    native = family.native(kept, count)
     if native is None:
-        reason = f"{family.model_type} itself cannot have {kv_heads} KV heads"
-        grouped = own_class(family, family.write_kv_heads(kept, kv_heads))
+        reason = f"{family.model_type} itself cannot have {count} KV heads"
+        grouped = own_class(family, family.write_kv_heads(kept, count))
         return Form("windowed", reason, grouped, shape.windows, family.layout)
     return Form(
         tier="native-gqa",
@@ -77,6 +103,19 @@ def choose_form(
         transposed=native.transposed,
         dropped=native.dropped,
     )
+
+
+def _per_layer(
+    family: Family,
+    config: dict[str, Any],
+    shape: AttentionShape,
+    kv_heads: tuple[int, ...],
+    window: Window | None,
+) -> Form:
+    reason = f"the layers of a native {family.model_type} cannot differ in their KV heads"
+    slots = shape.windows if window is None else window.slots(shape.layers)
+    written = per_layer(family, config, kv_heads, window)
+    return Form("windowed", reason, written, slots, family.layout)
 
 
 def _choose_window(

@@ -6,6 +6,7 @@ from typing import Any
 
 from convert.errors import ConvertError, unknown
 from convert.families.family import Family
+from convert.head_counts import AUTO
 from convert.layerwise.job import Calibration
 from convert.merging import RANDOM, find_method
 from convert.merging.method import MergeMethod
@@ -63,9 +64,9 @@ def choose_treatment(request: Request) -> Treatment:
         ]
         extras = " with " + " and ".join(also) if also else ""
         notes.append(f"A calibration text was given and no --merge, so the method is {method.name}{extras}")
-    search = request.group == "search"
-    if method is RANDOM and (search or calibration is not None):
-        option = "--group search" if search else "--calibrate"
+    search, shared = request.group == "search", str(request.kv_heads).startswith(AUTO)
+    if method is RANDOM and (search or shared or calibration is not None):
+        option = "--group search" if search else "--kv-heads auto" if shared else "--calibrate"
         raise ConvertError(f"merge='random' draws its heads from nothing and has no use for {option}")
     return Treatment(method, search, calibration, tuple(notes))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 Attend = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 """Attention parts by role and hidden states ``[B, T, E]`` to the stream after attention ``[B, T, E]``."""
 
-LEARNING_RATE = 0.05
+LEARNING_RATE = 0.07
 """Step size as a share of the root mean square of each part."""
 
 

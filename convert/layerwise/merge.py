@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from convert.errors import ConvertError
+from convert.grouping import adjacent_groups
 from convert.heads import AttentionHeads
 from convert.layerwise.columns import from_columns, to_columns
 from convert.layerwise.heads import Setting, merge_group, merge_layer, reorder, select
@@ -129,7 +130,7 @@ def expand_heads(parts: Mapping[str, Tensor], kv_heads: int) -> AttentionHeads:
 def _groups(job: LayerJob, layer: int, columns: AttentionHeads, setting: Setting) -> Groups:
     size = job.shape.kv_heads // job.kv_heads[layer]
     if not job.search:
-        return tuple(tuple(range(start, start + size)) for start in range(0, job.shape.kv_heads, size))
+        return adjacent_groups(job.shape.kv_heads, job.kv_heads[layer])
     whole = measure_loss(columns, columns, setting.rotary, setting.inputs)
 
     def cost(group: tuple[int, ...]) -> float:

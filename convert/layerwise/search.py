@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from functools import cache
 
+from convert.grouping import adjacent_groups
 from convert.merging.method import Groups
 
 EXACT_GROUPS = 2_000
@@ -36,21 +37,17 @@ def search_groups(kv_heads: int, size: int, cost: Cost, seed: int) -> Groups:
     """
     known = cache(cost)
     if size in (1, kv_heads):
-        return _adjacent(kv_heads, size)
+        return adjacent_groups(kv_heads, kv_heads // size)
     if kv_heads <= EXACT_HEADS and math.comb(kv_heads, size) <= EXACT_GROUPS:
         return _exact(kv_heads, size, known)
     generator = random.Random(seed)
-    starts = [_adjacent(kv_heads, size)]
+    starts = [adjacent_groups(kv_heads, kv_heads // size)]
     for _ in range(RESTARTS - 1):
         heads = list(range(kv_heads))
         generator.shuffle(heads)
         starts.append(_ordered(heads[start : start + size] for start in range(0, kv_heads, size)))
     found = [_improve(start, known) for start in starts]
     return min(found, key=lambda groups: sum(map(known, groups)))
-
-
-def _adjacent(kv_heads: int, size: int) -> Groups:
-    return tuple(tuple(range(start, start + size)) for start in range(0, kv_heads, size))
 
 
 def _ordered(groups: object) -> Groups:

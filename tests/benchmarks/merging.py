@@ -50,22 +50,23 @@ def main() -> None:
         source = AutoModelForCausalLM.from_pretrained(arguments.checkpoint, dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
         length = min(arguments.length, source.config.max_position_embeddings)
-        texts = {}
-        for seed, (role, name) in enumerate(
-            (("calibrate", arguments.calibrate), ("held_out", arguments.held_out))
-        ):
-            texts[role] = Path(name)
-            if name == SAMPLES:
-                texts[role] = work / f"{role}.txt"
-                texts[role].write_text(write_samples(source, tokenizer, arguments, length, seed))
-        rows = pack(tokenizer, texts["held_out"].read_text(), length, arguments.held_out_tokens)
+        text = Path(arguments.calibrate)
+        if arguments.calibrate == SAMPLES:
+            text = work / "samples.txt"
+            samples = write_samples(source, tokenizer, arguments.tokens, length, seed=0)
+            text.write_text("".join(tokenizer.decode(row[1:], skip_special_tokens=True) for row in samples))
+        if arguments.held_out == SAMPLES:
+            rows = write_samples(source, tokenizer, arguments.held_out_tokens, length, seed=1)
+        else:
+            held_out = Path(arguments.held_out).read_text()
+            rows = pack(tokenizer, held_out, length, arguments.held_out_tokens)
         reference = log_probabilities(source, rows)
         print(f"source: perplexity {perplexity(reference, rows):.3f} on {rows.numel()} tokens", flush=True)
         results = {}
         for kv_heads in arguments.kv_heads:
             for name in arguments.methods:
                 results[f"{kv_heads} {name}"] = measure(
-                    arguments, name, kv_heads, texts["calibrate"], rows, reference, work
+                    arguments, name, kv_heads, text, rows, reference, work
                 )
         if arguments.json:
             Path(arguments.json).write_text(json.dumps(results, indent=2) + "\n")
@@ -137,17 +138,13 @@ def perplexity(found: Tensor, rows: Tensor) -> float:
     return math.exp(-found[:, :-1].gather(-1, rows[:, 1:, None]).mean())
 
 
-def write_samples(
-    model: torch.nn.Module, tokenizer: object, arguments: argparse.Namespace, length: int, seed: int
-) -> str:
-    """What the source writes by itself, a row per line."""
+def write_samples(model: torch.nn.Module, tokenizer: object, tokens: int, length: int, seed: int) -> Tensor:
+    """What the source writes by itself, ``[R, T]`` token ids, each row from the beginning of a text."""
     torch.manual_seed(seed)
-    count = max(arguments.tokens, arguments.held_out_tokens) // (length - 1) + 1
-    start = torch.full((count, 1), tokenizer.bos_token_id)
-    written = model.generate(
+    start = torch.full((tokens // length + 1, 1), tokenizer.bos_token_id)
+    return model.generate(
         start, attention_mask=torch.ones_like(start), do_sample=True, top_k=0, max_new_tokens=length - 1
     )
-    return "".join(tokenizer.decode(row[1:], skip_special_tokens=True) for row in written)
 
 
 if __name__ == "__main__":

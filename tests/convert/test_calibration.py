@@ -13,8 +13,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 from convert import ConvertError, Request, convert
 from convert.calibration.decoder import Decoder
 from convert.calibration.streams import Reading, Streams
-from convert.layerwise.compute import compute_with_text, find_spots
+from convert.layerwise.calibrated import compute_with_text
 from convert.layerwise.job import Calibration, LayerJob
+from convert.layerwise.reading import find_spots
 from convert.layerwise.store import LayerStore
 from convert.merging import METHODS
 from convert.weights.checkpoint import open_weights

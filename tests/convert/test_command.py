@@ -63,8 +63,8 @@ def test_progress_shows_only_when_it_takes_long(terminal: bool, monkeypatch: pyt
         assert "━" in shown.getvalue()
     else:
         assert shown.getvalue().splitlines() == [
-            "model.safetensors: 100 B of 400 B written (25%)",
-            "model.safetensors: 400 B of 400 B written (100%)",
+            "model.safetensors: 100 B of 400 B (25%, 6 s left)",
+            "model.safetensors: 400 B of 400 B (100%, 0 s left)",
         ]
 
 

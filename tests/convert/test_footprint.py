@@ -7,7 +7,7 @@ from convert.footprint import CacheShape, build_rows, kv_bytes, kv_growth, kv_pe
 from convert.quantities import format_change, format_value
 from convert.request import Row
 
-LLAMA_2_7B = CacheShape(kv_heads=32, head_dim=128, element_bytes=2, slots=(None,) * 32)
+LLAMA_2_7B = CacheShape(kv_heads=(32,) * 32, head_dim=128, element_bytes=2, slots=(None,) * 32)
 
 
 def test_llama_2_7b_takes_512_kib_per_token() -> None:
@@ -18,7 +18,7 @@ def test_llama_2_7b_takes_512_kib_per_token() -> None:
 
 def test_windowed_layers_stop_growing() -> None:
     every_fourth = tuple(None if layer % 4 == 3 else 4100 for layer in range(32))
-    small = CacheShape(kv_heads=8, head_dim=128, element_bytes=2, slots=every_fourth)
+    small = CacheShape(kv_heads=(8,) * 32, head_dim=128, element_bytes=2, slots=every_fourth)
     per_layer = 2 * 8 * 128 * 2
     assert kv_bytes(small, 4096) == 32 * 4096 * per_layer
     assert kv_bytes(small, 131072) == (8 * 131072 + 24 * 4100) * per_layer
@@ -29,7 +29,7 @@ def test_windowed_layers_stop_growing() -> None:
 
 
 def test_rows_name_every_quantity() -> None:
-    rows = build_rows(LLAMA_2_7B, CacheShape(8, 128, 2, (None,) * 32), (100, 90), (200, 180))
+    rows = build_rows(LLAMA_2_7B, CacheShape((8,) * 32, 128, 2, (None,) * 32), (100, 90), (200, 180))
     assert [row.label for row in rows] == [
         "Parameters",
         "Weight files",
