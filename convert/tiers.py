@@ -67,7 +67,7 @@ def choose_form(
     if native is None:
         reason = f"{family.model_type} itself cannot have {kv_heads} KV heads"
         grouped = own_class(family, family.write_kv_heads(kept, kv_heads))
-        return Form("windowed", reason, grouped, shape.windows, family.layout)
+        return Form("windowed", reason, grouped, shape.windows, family.layout, dropped=family.buffers)
     return Form(
         tier="native-gqa",
         reason=native.reason,
