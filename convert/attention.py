@@ -75,9 +75,11 @@ def read_windows(family: Family, config: Mapping[str, Any], layers: int) -> tupl
     kinds = config.get("layer_types")
     if kinds is not None and (not isinstance(kinds, list) or len(kinds) != layers):
         raise ConvertError(f"config.json: layer_types must name all {layers} layers")
-    for key in ("max_window_layers", "sliding_window_pattern", "no_rope_layer_interval"):
-        if type(config.get(key, 1)) is not int:
-            raise ConvertError(f"config.json: {key}={config[key]!r} is not a number of layers")
+    if kinds is None:
+        # EXAONE 4 writes its pattern as text, and its layer_types beside it.
+        for key, least in (("max_window_layers", 0), ("sliding_window_pattern", 1)):
+            if type(config.get(key, least)) is not int or config.get(key, least) < least:
+                raise ConvertError(f"config.json: {key}={config[key]!r} is not a number of layers")
     return tuple(size if family.is_sliding(config, layer) else None for layer in range(layers))
 
 

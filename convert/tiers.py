@@ -93,7 +93,7 @@ def choose_form(
     if native is None:
         reason = f"{family.model_type} itself cannot have {count} KV heads"
         grouped = own_class(family, family.write_kv_heads(kept, count))
-        return Form("windowed", reason, grouped, shape.windows, family.layout)
+        return Form("windowed", reason, grouped, shape.windows, family.layout, dropped=family.buffers)
     return Form(
         tier="native-gqa",
         reason=native.reason,

@@ -33,6 +33,7 @@ class Family:
         base: Name of the base model inside the causal language model; some hub checkpoints leave it out.
         layers: Module path of the decoder layers inside the base model.
         attention: Name of the attention module inside a layer.
+        buffers: Tensors of a layer that old checkpoints hold and transformers no longer reads.
         residual: Name of the module of a layer whose output is added to the residual stream after attention,
             if that is not the output projection itself.
         residual_multiplier: Config key of the number by which it is multiplied first, if there is one.
@@ -59,6 +60,7 @@ class Family:
     base: str = "model"
     layers: str = "layers"
     attention: str = "self_attn"
+    buffers: tuple[str, ...] = ()
     residual: str = ""
     residual_multiplier: str = ""
     rotary_part: float | None = 1.0

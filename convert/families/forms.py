@@ -14,7 +14,7 @@ class NativeWindow:
         default_size: What the family takes when ``sliding_window`` is absent.
         switch: Key that must be true for the window to apply, if there is one.
         first_layer: Key naming the first layer that slides, if there is one, and its default.
-        period: Key of a number ``n``, and its default, where every ``n``-th layer does not slide.
+        period: Key of a number ``n``, empty if there is none, and its default: every ``n``-th does not slide.
         per_layer: Whether ``layer_types`` is understood; if not, every layer slides or none does.
         kinds_differ: Whether the kind of a layer also decides its positions, so that no layer can change it.
         broken: Why a window must not be written although the family reads one.

@@ -37,7 +37,7 @@ class GPT2(Family):
             layout=BIGCODE,
             reason="gpt_bigcode is gpt2 with one KV head; every engine loads it",
             transposed=("mlp.c_fc.weight", "mlp.c_proj.weight"),
-            dropped=("attn.bias", "attn.masked_bias"),
+            dropped=self.buffers,
         )
 
 
@@ -57,6 +57,7 @@ GPT_2 = GPT2(
     base="transformer",
     layers="h",
     attention="attn",
+    buffers=("attn.bias", "attn.masked_bias"),
     rotary_part=None,
     fewer="as `gpt_bigcode` (one) or `windowed_gpt2`",
 )

@@ -14,6 +14,7 @@ GPT_NEOX = Family(
     grouped=False,
     base="gpt_neox",
     attention="attention",
+    buffers=("attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq"),
     rotary_part=0.25,
     rotary_keys=("rotary_pct", "partial_rotary_factor"),
     note="Pythia and GPT-NeoX",

@@ -32,5 +32,6 @@ GPT_J = GPTJ(
     base="transformer",
     layers="h",
     attention="attn",
+    buffers=("attn.bias", "attn.masked_bias"),
     interleaved=True,
 )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from convert.errors import ConvertError
 from convert.families.family import Family
 from convert.families.forms import NativeWindow
 from convert.families.keys import Config, sizes
@@ -24,10 +25,15 @@ class SmolLM3(Family):
 
 def _has_positions(config: Config, layer: int) -> bool:
     # Despite its name a 1 in no_rope_layers means that the layer is rotary.
-    listed = config.get("no_rope_layers")
-    if listed is not None:
+    listed, interval = config.get("no_rope_layers"), config.get("no_rope_layer_interval", 4)
+    if isinstance(listed, list) and layer < len(listed):
         return bool(listed[layer])
-    return bool((layer + 1) % config.get("no_rope_layer_interval", 4))
+    if listed is not None or type(interval) is not int or interval < 1:
+        raise ConvertError(
+            f"config.json: no_rope_layers={listed!r}, no_rope_layer_interval={interval!r} do not say whether "
+            f"layer {layer} is rotary"
+        )
+    return bool((layer + 1) % interval)
 
 
 SMOLLM3 = SmolLM3(

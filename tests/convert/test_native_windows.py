@@ -84,6 +84,15 @@ def test_windows_that_no_form_expresses_are_refused(case: str, make_checkpoint, 
         convert(Request(str(source), tmp_path / "out", **options))
 
 
+def test_a_pattern_written_as_text_is_read_from_layer_types(make_checkpoint, edit_config, tmp_path) -> None:
+    source = make_checkpoint("exaone4")
+    edit_config(source, sliding_window_pattern="LLLG")
+    assert convert(Request(str(source), tmp_path / "out", kv_heads=2)).tier == "native-gqa"
+    edit_config(source, layer_types=None)
+    with pytest.raises(ConvertError, match="sliding_window_pattern='LLLG' is not a number of layers"):
+        convert(Request(str(source), tmp_path / "other", kv_heads=2))
+
+
 @pytest.mark.parametrize("case", UNREADABLE)
 def test_checkpoints_that_cannot_be_converted_say_why(
     case: str, make_checkpoint, edit_config, tmp_path: Path

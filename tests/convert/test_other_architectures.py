@@ -61,6 +61,18 @@ def test_gpt2_of_the_hub_becomes_gpt_bigcode(make_checkpoint, tmp_path: Path) ->
     torch.testing.assert_close(logits(tmp_path / "hub"), logits(tmp_path / "plain"))
 
 
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.buffers])
+def test_buffers_that_nobody_reads_stay_behind(family: str, make_checkpoint, tmp_path: Path) -> None:
+    source, record = make_checkpoint(family), FAMILIES[family]
+    tensors = load_file(source / "model.safetensors")
+    buffers = {record.layer_tensor(layer, name): torch.ones(2) for layer in (0, 2) for name in record.buffers}
+    save_file(tensors | buffers, source / "model.safetensors", {"format": "pt"})
+    convert(Request(str(source), tmp_path / "fewer", kv_heads=2, verify="full"))
+    convert(Request(str(source), tmp_path / "same", kv_heads=8))
+    assert load_file(tmp_path / "fewer" / "model.safetensors").keys() == tensors.keys()
+    assert load_file(tmp_path / "same" / "model.safetensors").keys() == tensors.keys() | buffers.keys()
+
+
 def test_what_only_gpt2_computes_stays_gpt2(make_checkpoint, tmp_path: Path) -> None:
     source = make_checkpoint("gpt2", scale_attn_by_inverse_layer_idx=True)
     result = convert(Request(str(source), tmp_path / "out", kv_heads=1))
