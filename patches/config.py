@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from patches.attention.backends import AUTO
-from patches.policy import WindowPolicy
+from patches.heads import check_per_layer
+from patches.policy import PolicyError, WindowPolicy
 
 REMOTE_PACKAGE = "transformers_modules"
 GLOBAL, WINDOWED = "full_attention", "sinks_and_window"
@@ -21,7 +24,7 @@ class OwnCodeConfigMixin:
 
 
 class WindowedConfigMixin(OwnCodeConfigMixin):
-    """A config with an ``attention_window``.
+    """A config with an ``attention_window``, a number of KV heads for each layer, or both.
 
     On disk ``layer_types`` names a kind of layer that transformers does not have, so that code which ignores
     ``model_type`` (``LlamaForCausalLM.from_pretrained`` on a windowed folder) is refused instead of running
@@ -32,6 +35,10 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
     attention_window: Any
     _attn_implementation: Any
     num_hidden_layers: Any
+    num_attention_heads: Any
+    is_heterogeneous: bool
+    # Every layer is written, so that heads which happen to be equal everywhere still read as set by layer.
+    serialize_explicit_per_layer_config = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.attention_window = kwargs.pop("attention_window", None)
@@ -55,10 +62,29 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
         return entry
 
     @property
+    def per_layer_config(self) -> Any:
+        """The config of every layer, in which ``num_key_value_heads`` is its own."""
+        return super().per_layer_config  # type: ignore[misc]
+
+    @per_layer_config.setter
+    def per_layer_config(self, entry: Any) -> None:
+        if entry is not None:
+            entry = check_per_layer(entry, self.num_hidden_layers, self.num_attention_heads)
+        PreTrainedConfig.per_layer_config.fset(self, entry)  # type: ignore[attr-defined]
+
+    @property
     def window_policy(self) -> WindowPolicy:
-        """The checked ``attention_window``.
+        """The checked ``attention_window``, which only a config with a ``per_layer_config`` may leave out.
 
         Raises:
             PolicyError: it is missing or wrong.
         """
+        if self.attention_window is None and self.is_heterogeneous:
+            native = getattr(self, "sliding_window", None)
+            if native is not None:
+                raise PolicyError(
+                    f"sliding_window={native!r} is not what a windowed model attends by: say it in "
+                    "attention_window, or set it to null for full attention"
+                )
+            return WindowPolicy.without_window(self.num_hidden_layers)
         return WindowPolicy.from_config(self.attention_window, self.num_hidden_layers)

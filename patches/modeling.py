@@ -10,6 +10,7 @@ from transformers.generation import GenerationConfig, GenerationMode
 
 from patches.attention import backends
 from patches.cache.windowed import WindowedCache
+from patches.heads import all_alike, give_own_heads
 from patches.policy import PolicyError, WindowPolicy
 from patches.rows import check_cache, next_step
 
@@ -25,7 +26,8 @@ class WindowedMixin:
     config: Any
 
     def __init__(self, config: PreTrainedConfig):
-        super().__init__(config)  # type: ignore[call-arg]
+        with all_alike(config):
+            super().__init__(config)  # type: ignore[call-arg]
         self.check_policy_in_force()
 
     def _check_and_adjust_attn_implementation(
@@ -55,6 +57,14 @@ class WindowedMixin:
 
 class WindowedModelMixin(WindowedMixin):
     """The decoder without its head."""
+
+    layers: Any
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        if self.config.is_heterogeneous:
+            give_own_heads(self.layers, self.config)
+            self.post_init()  # type: ignore[attr-defined]
 
     def forward(
         self,
@@ -109,7 +119,7 @@ class WindowedModelMixin(WindowedMixin):
         )
 
     def _recomputes(self) -> bool:
-        layers = self.layers  # type: ignore[attr-defined]
+        layers = self.layers
         return self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in layers)  # type: ignore[attr-defined]
 
 
@@ -139,13 +149,14 @@ class WindowedForCausalLMMixin(WindowedMixin):
         Raises:
             PolicyError: a cache of transformers was asked for, or a generation mode that takes tokens back.
         """
-        self.check_policy_in_force()
+        policy = self.check_policy_in_force()
         if generation_config.cache_implementation is not None:
             raise PolicyError(
                 f"cache_implementation={generation_config.cache_implementation!r} would replace the windowed "
                 "cache that this checkpoint asks for; leave it out"
             )
-        if generation_mode in ROLLBACK_MODES or generation_config.is_assistant:
+        rolled_back = generation_mode in ROLLBACK_MODES or generation_config.is_assistant
+        if rolled_back and policy.size is not None:
             raise PolicyError(
                 "assisted generation takes rejected tokens back, which a ring that overwrites its oldest "
                 "tokens cannot; generate without an assistant"

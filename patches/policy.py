@@ -17,13 +17,13 @@ class WindowPolicy:
     """The window of every layer of a model.
 
     Attributes:
-        size: ``W``, tokens that a query sees, its own included.
+        size: ``W``, tokens that a query sees, its own included; None where no layer has a window.
         sinks: ``S``, first tokens of every row that all later queries see as well.
         positions: How far away the sinks look. ``absolute``: as far as they are.
         global_layers: Layers that keep full causal attention, ascending.
     """
 
-    size: int
+    size: int | None
     sinks: int
     positions: str
     global_layers: tuple[int, ...]
@@ -68,8 +68,15 @@ class WindowPolicy:
             )
         return cls(size, sinks, positions, tuple(sorted(set(chosen))))
 
-    def to_config(self) -> dict[str, Any]:
-        """The entry as it stands in ``config.json``."""
+    @classmethod
+    def without_window(cls, layers: int) -> "WindowPolicy":
+        """Full causal attention in all ``layers``."""
+        return cls(None, 0, "absolute", tuple(range(layers)))
+
+    def to_config(self) -> dict[str, Any] | None:
+        """The entry as it stands in ``config.json``; None without a window."""
+        if self.size is None:
+            return None
         return {
             "size": self.size,
             "sinks": self.sinks,

@@ -26,7 +26,8 @@ class WindowedCache(Cache):
             PolicyError: its ``attention_window`` is missing or wrong.
         """
         layers: int = config.num_hidden_layers
-        self.policy = WindowPolicy.from_config(getattr(config, "attention_window", None), layers)
+        policy = getattr(config, "window_policy", None)
+        self.policy: WindowPolicy = policy or WindowPolicy.from_config(None, layers)
         self.starts: Tensor | None = None
         self.begun = True
         super().__init__(layers=[self._layer(index) for index in range(layers)])
