@@ -15,7 +15,7 @@ PLAIN = (".txt", ".md", ".text")
 TABLES = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 COLUMN = "text"
 CHUNK_CHARACTERS = 1 << 16
-LONGEST_ROW = 1024
+LONGEST_ROW = 512
 
 
 @dataclass(frozen=True)

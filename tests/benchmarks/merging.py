@@ -82,6 +82,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--calibrate", required=True, help=f"a text file, or {SAMPLES}")
     parser.add_argument("--held-out", required=True, help=f"a text file, or {SAMPLES}")
     parser.add_argument("--tokens", type=int, default=Request.calibrate_tokens)
+    parser.add_argument("--batch", type=int, default=Request.calibrate_batch)
     parser.add_argument("--held-out-tokens", type=int, default=16384)
     parser.add_argument("--length", type=int, default=256, help="tokens per held-out row")
     parser.add_argument("--steps", type=int, default=200)
@@ -103,6 +104,7 @@ def measure(
     options = dict(METHODS[name])
     if options.pop("calibrate", False):
         options |= {"calibrate": str(text), "calibrate_tokens": arguments.tokens}
+        options["calibrate_batch"] = arguments.batch
     if options.pop("reconstruct", False):
         options["reconstruct"] = arguments.steps
     folder = work / "result"
