@@ -18,7 +18,7 @@ from convert.weights.target import Target
 
 CAST_BYTES = 1 << 25
 """Tensors that only change their dtype are read in parts of this many bytes."""
-JOB_BYTES = 1 << 26
+JOB_BYTES = 1 << 28
 """Untouched ranges are cut at multiples of this in the target, whole blocks."""
 THREADS = 3
 """Threads that copy. They wait for the disk more than they work; more gained nothing measurable."""
