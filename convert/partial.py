@@ -1,11 +1,9 @@
 """The folder a conversion grows in: it becomes the destination, stays to be continued, or disappears."""
 
-import fcntl
 import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,10 +12,10 @@ from pathlib import Path
 from convert.durable import put_in_place, sync_folder
 from convert.errors import ConvertError
 from convert.journal import Journal, read_journal, write_journal
+from convert.locking import lock_folder, take_turn
 
 WORK = ".work"
 JOURNAL = "journal.json"
-PATIENCE_S = 10.0
 FIXABLE = (OSError, MemoryError, KeyboardInterrupt)
 """After these the same command may succeed, so what is finished is kept."""
 
@@ -62,7 +60,7 @@ def open_partial(destination: Path, journal: Journal, force: bool, resume: bool)
     created = _make_parents(destination.parent)
     lock = -1
     try:
-        with _turn(destination.parent):
+        with take_turn(destination.parent):
             folder, lock, begun = _enter(destination, journal, resume)
         try:
             yield Partial(folder, folder / WORK, begun.command)
@@ -97,7 +95,7 @@ def find_partials(destination: Path) -> list[Path]:
 def _enter(destination: Path, journal: Journal, resume: bool) -> tuple[Path, int, Journal]:
     """Find the folder to continue or make a new one; give it, its lock, and the journal it began with."""
     for folder in find_partials(destination):
-        lock = _lock(folder)
+        lock = lock_folder(folder)
         if lock is None:
             raise ConvertError(f"another run is writing {destination} (in {folder.name}); wait for it to end")
         try:
@@ -113,7 +111,7 @@ def _enter(destination: Path, journal: Journal, resume: bool) -> tuple[Path, int
         return folder, lock, begun
     folder = destination.with_name(f"{destination.name}.partial-{secrets.token_hex(4)}")
     folder.mkdir()
-    lock = _lock(folder)
+    lock = lock_folder(folder)
     _begin(folder, journal)
     return folder, -1 if lock is None else lock, journal
 
@@ -176,31 +174,3 @@ def _make_parents(folder: Path) -> list[Path]:
     for parent in missing:
         parent.mkdir()
     return missing
-
-
-def _lock(folder: Path) -> int | None:
-    """Lock a folder for as long as this process lives; None if another process has it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError:
-        # Some network file systems lock no folders; two runs at once are then not noticed, and still apart.
-        pass
-    return descriptor
-
-
-@contextmanager
-def _turn(parent: Path) -> Iterator[None]:
-    """Let one run at a time look for the others and make its own folder."""
-    until = time.monotonic() + PATIENCE_S
-    while (lock := _lock(parent)) is None:
-        if time.monotonic() > until:
-            raise ConvertError(f"another run is starting in {parent} and does not come to an end; try again")
-        time.sleep(0.05)
-    try:
-        yield
-    finally:
-        os.close(lock)

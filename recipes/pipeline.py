@@ -83,7 +83,7 @@ def _convert(
     folder = output / name
 
     def work() -> None:
-        result = convert(conversion_request(part, source, folder, force=folder.exists()))
+        result = convert(conversion_request(part, source, folder, force=folder.exists(), resume=True))
         reporter.line(f"convert {name}: {result.tier} ({result.model_type}): {result.reason}")
 
     stages.do(f"convert-{name}", {"source": origin, "convert": part.model_dump()}, folder, work)

@@ -21,6 +21,11 @@ def merge_mean(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
     Holds: duplicated heads come back bit for bit (tests/convert/test_merging.py).
     """
     merged = torch.empty(len(groups), *heads.shape[1:], dtype=heads.dtype)
+    # One sum for all groups: fresh memory costs more than the arithmetic.
+    total = torch.empty(heads.shape[1:], dtype=torch.float64)
     for new_head, group in enumerate(groups):
-        merged[new_head] = heads[list(group)].mean(dim=0, dtype=torch.float64).to(heads.dtype)
+        total.zero_()
+        for head in group:
+            total += heads[head]
+        merged[new_head] = total.div_(len(group))
     return merged

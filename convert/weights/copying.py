@@ -9,7 +9,7 @@ from convert.errors import ConvertError
 from convert.weights.target import BLOCK_BYTES, Target
 
 CHUNK_BYTES = 1 << 26
-BUFFER_BYTES = 1 << 23
+BUFFER_BYTES = 1 << 25
 UNSUPPORTED = {
     errno.EXDEV,
     errno.ENOSYS,

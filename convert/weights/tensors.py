@@ -1,5 +1,8 @@
 """Tensors out of weight files and into them: the part of writing that needs torch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -60,6 +63,21 @@ def cast(tensor: Tensor, dtype: str, name: str) -> Tensor:
             f"tensor {name!r} holds {largest:.3g}, beyond float16's 65504; use --dtype bfloat16 or float32"
         )
     return result
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Compute in this thread only, as long as other threads copy.
+
+    torch's own threads wait for each other by spinning; with every core busy that made sums of a few
+    megabytes fifty times slower than one thread does them.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def view_bytes(tensor: Tensor) -> memoryview:

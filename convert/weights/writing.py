@@ -18,7 +18,7 @@ from convert.weights.target import Target
 
 CAST_BYTES = 1 << 25
 """Tensors that only change their dtype are read in parts of this many bytes."""
-JOB_BYTES = 1 << 26
+JOB_BYTES = 1 << 28
 """Untouched ranges are cut at multiples of this in the target, whole blocks."""
 THREADS = 3
 """Threads that copy. They wait for the disk more than they work; more gained nothing measurable."""
@@ -143,19 +143,21 @@ class _Writer:
         self._report(self.path.name, nbytes)
 
     def _write_edited(self, at: int, piece: Piece, edit: Edit) -> None:
-        from convert.weights.tensors import cast, load_tensor, view_bytes
+        from convert.weights.tensors import alone, cast, load_tensor, view_bytes
 
-        edited = edit.apply(load_tensor(self._open(piece.source.file), piece.source.entry))
-        self._target.write(at, view_bytes(cast(edited, piece.dtype, piece.name)))
+        with alone():
+            edited = edit.apply(load_tensor(self._open(piece.source.file), piece.source.entry))
+            self._target.write(at, view_bytes(cast(edited, piece.dtype, piece.name)))
         self._advance(piece.nbytes)
 
     def _write_cast(self, at: int, piece: Piece) -> None:
-        from convert.weights.tensors import cast, load_elements, view_bytes
+        from convert.weights.tensors import alone, cast, load_elements, view_bytes
 
         source, entry = self._open(piece.source.file), piece.source.entry
         for start in range(0, entry.nbytes, CAST_BYTES):
             part = load_elements(source, entry, start, min(CAST_BYTES, entry.nbytes - start))
-            content = view_bytes(cast(part, piece.dtype, piece.name))
+            with alone():
+                content = view_bytes(cast(part, piece.dtype, piece.name))
             self._target.write(at, content)
             at += len(content)
             self._advance(len(content))

@@ -135,8 +135,11 @@ def make_checkpoint(folder: Path, nbytes: float) -> None:
             for _, _, _, size in sized:
                 while size:
                     size -= out.write(numbers[:size])
+    total = sum(2 * int(np.prod(shape)) for _, shape in tensors)
     index = {name: file for file, shard in zip(files, shards, strict=True) for name, _ in shard}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": index})
+    )
     (folder / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": layers}))
     os.sync()
 

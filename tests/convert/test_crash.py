@@ -8,10 +8,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from convert import ConvertError, Request, convert
+from convert.layerwise.store import LayerStore
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -211,3 +213,30 @@ def test_signals(number: int, code: int, make_checkpoint, tmp_path: Path) -> Non
         [partial] = tmp_path.iterdir()
         assert errors.endswith(f"interrupted; {partial} is kept: continue with --resume, or delete it\n")
     assert len(left) == 1 and left[0].startswith("out.partial-")
+
+
+@pytest.mark.parametrize("options", [{"merge": "subspace"}, {"merge": "mean", "group": "search"}])
+def test_computed_layers_are_not_computed_again(
+    options: dict[str, str], make_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = make_checkpoint("llama"), tmp_path / "out"
+    request = Request(str(source), out, kv_heads=2, **options)
+    convert(request)
+    whole = contents(out)
+    out.rename(tmp_path / "whole")
+    saved, save = [], LayerStore.save
+
+    def interrupted(store: LayerStore, layer: int, *more: Any) -> None:
+        if layer == 2 and not saved.count(2):
+            saved.append(layer)
+            raise KeyboardInterrupt
+        saved.append(layer)
+        save(store, layer, *more)
+
+    monkeypatch.setattr(LayerStore, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        convert(request)
+    assert "continue with --resume" in told(caught.value)
+    convert(replace(request, resume=True))
+    assert saved == [0, 1, 2, 2]
+    assert contents(out) == whole
