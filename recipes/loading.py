@@ -9,7 +9,7 @@ import yaml
 from eval.errors import EvalError
 from eval.strict import parse_strict
 from recipes.errors import RecipeError
-from recipes.schema import DatasetData, FileData, Recipe
+from recipes.schema import ConvertPart, DatasetData, FileData, Recipe
 
 SHIPPED = Path(__file__).parent
 
@@ -73,12 +73,21 @@ def _apply(data: dict[str, Any], change: str) -> None:
         raise RecipeError(f"--set {change!r}: the value is not YAML") from None
 
 
+def _calibrated(part: ConvertPart, folder: Path) -> ConvertPart:
+    """The part with its calibration file absolute; the name of a data set stays."""
+    if part.calibrate is None or not (folder / part.calibrate).exists():
+        return part
+    return part.model_copy(update={"calibrate": str((folder / part.calibrate).resolve())})
+
+
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every path absolute."""
     changes: dict[str, Any] = {}
     beside = (folder / recipe.source).resolve()
     if recipe.source.startswith((".", "/", "~")) or beside.exists():
         changes["source"] = str(Path(recipe.source).expanduser() if recipe.source.startswith("~") else beside)
+    changes["convert"] = _calibrated(recipe.convert, folder)
+    changes["ablations"] = {name: _calibrated(part, folder) for name, part in recipe.ablations.items()}
     if recipe.eval.text is not None:
         changes["eval"] = recipe.eval.model_copy(update={"text": str((folder / recipe.eval.text).resolve())})
     if recipe.uptrain is not None:

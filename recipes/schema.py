@@ -31,10 +31,20 @@ class Part(BaseModel):
 
 
 class ConvertPart(Part):
-    """One conversion of the source; the keys are the options of ``python -m convert``."""
+    """One conversion of the source; the keys are the options of ``python -m convert``.
 
-    kv_heads: PositiveInt | None = None
-    merge: str = "mean"
+    A file in ``calibrate`` is relative to the recipe.
+    """
+
+    kv_heads: PositiveInt | str | None = None
+    merge: str | None = None
+    group: str = "adjacent"
+    calibrate: str | None = None
+    calibrate_tokens: PositiveInt = 32768
+    calibrate_batch: PositiveInt = 8
+    device: str = "cpu"
+    refit: bool | None = None
+    reconstruct: Annotated[int, Field(ge=0)] | None = None
     window: PositiveInt | None = None
     sinks: Annotated[int, Field(ge=0)] = 0
     positions: str = "absolute"
