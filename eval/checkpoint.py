@@ -104,7 +104,7 @@ def find_checkpoint(name: str, path: str | Path) -> Checkpoint:
             "model_type": config.model_type,
             "layers": text_config.num_hidden_layers,
             "heads": text_config.num_attention_heads,
-            "kv_heads": shape.kv_heads,
+            "kv_heads": shape.kv_heads[0] if len(set(shape.kv_heads)) == 1 else list(shape.kv_heads),
             "head_dim": shape.head_dim,
             "dtype": stored,
             "max_positions": getattr(text_config, "max_position_embeddings", None),

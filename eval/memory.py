@@ -32,11 +32,12 @@ class CacheShape:
     Attributes:
         layers: One entry per layer; None where this arithmetic does not know the layers (``reason`` says
         why).
+        kv_heads: KV heads of every layer.
         window: Tokens that the narrowest windowed layer sees, its own included; None for a dense model.
     """
 
     layers: tuple[LayerCache, ...] | None
-    kv_heads: int
+    kv_heads: tuple[int, ...]
     head_dim: int
     window: int | None
     reason: str = ""
@@ -53,16 +54,19 @@ class CacheShape:
         """
         if self.layers is None:
             return None
-        tokens = sum(layer.tokens(length) for layer in self.layers)
-        return 2 * batch * tokens * self.kv_heads * self.head_dim * element_bytes
+        rows = sum(
+            layer.tokens(length) * heads for layer, heads in zip(self.layers, self.kv_heads, strict=True)
+        )
+        return 2 * batch * rows * self.head_dim * element_bytes
 
 
 def cache_shape(config: Any) -> CacheShape:
     """Read the layers' caches from a config: ``attention_window`` first, then transformers' keys."""
     heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     count = config.num_hidden_layers
+    each = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config] * count
+    kv_heads = tuple(getattr(layer, "num_key_value_heads", None) or heads for layer in each)
     layers: list[LayerCache] = []
     window = getattr(config, "attention_window", None)
     if getattr(config, "kv_cache", None):

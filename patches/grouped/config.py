@@ -18,6 +18,7 @@ class GroupedConfigMixin(OwnCodeConfigMixin):
 
     num_key_value_heads: Any
     attention_window: Any
+    is_heterogeneous: bool
     model_type: ClassVar[str]
     num_attention_heads: int
     needs: ClassVar[dict[str, bool]] = {}
@@ -47,13 +48,17 @@ class GroupedConfigMixin(OwnCodeConfigMixin):
         """Refuse what a grouped model cannot do.
 
         Raises:
-            PolicyError: the number of KV heads is wrong, there is a window, or an option of the architecture
-                that changes its attention is on.
+            PolicyError: the number of KV heads is wrong or differs by layer, there is a window, or an option
+                of the architecture that changes its attention is on.
         """
         if self.attention_window is not None:
             raise PolicyError(
                 f"attention_window={self.attention_window!r}: {self.model_type} has fewer KV heads but no "
                 "window yet, and would attend densely; remove the key"
+            )
+        if self.is_heterogeneous:
+            raise PolicyError(
+                f"per_layer_config: the layers of a {self.model_type} model cannot differ; remove the key"
             )
         for name, value in self.needs.items():
             if getattr(self, name) != value:

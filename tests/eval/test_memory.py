@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from eval.checkpoint import find_checkpoint, load
 from eval.measures import footprint
 from eval.memory import cache_shape
 from eval.sections import FootprintSection
+from patches.families.llama import WindowedLlamaConfig
 
 
 @pytest.mark.parametrize("which", ["dense", "sliding"])
@@ -32,6 +34,26 @@ def test_predicted_is_measured(
         assert point["predicted"] == point["measured"], point
     if which == "dense":
         assert outcome.detail["points"][-1]["measured"] == 2 * 3 * 100 * 2 * 8 * dtype.itemsize
+
+
+@pytest.mark.parametrize(
+    "window", [None, {"size": 16, "sinks": 4, "positions": "absolute", "global_layers": [1]}]
+)
+def test_predicted_is_measured_where_layers_differ_in_heads(
+    window: dict[str, Any] | None, make_checkpoint: Callable[..., Path], ask: Callable[..., Any]
+) -> None:
+    folder = make_checkpoint()
+    entry = json.loads((folder / "config.json").read_text()) | {"attention_window": window}
+    entry["per_layer_config"] = {"0": {"num_key_value_heads": 1}, "1": {"num_key_value_heads": 4}}
+    AutoModelForCausalLM.from_config(WindowedLlamaConfig(**entry)).save_pretrained(folder)
+    loaded = load(find_checkpoint("by-layer", folder), torch.device("cpu"), torch.float32)
+    outcome = footprint.run(ask(loaded, FootprintSection(lengths=[8, 100], predict_to=1024)))
+    assert outcome.warnings == []
+    assert loaded.checkpoint.record.config["kv_heads"] == [1, 4, 2]
+    ring = 20 if window else 100
+    assert outcome.detail["points"][-1]["measured"] == 2 * 8 * 4 * (ring * 1 + 100 * 4 + ring * 2)
+    for point in outcome.detail["points"]:
+        assert point["predicted"] == point["measured"], point
 
 
 def test_a_window_with_sinks_is_sinks_plus_window_slots() -> None:

@@ -132,6 +132,7 @@ def test_weights_of_another_number_of_heads_are_refused(family, tmp_path):
         ({"num_key_value_heads": True}, "num_key_value_heads=True must divide"),
         ({"attention_window": {"size": 8}}, "windowed_falcon has fewer KV heads but no window yet"),
         ({"multi_query": True}, "multi_query=True must be False"),
+        ({"per_layer_config": {"0": {"num_key_value_heads": 1}}}, "layers of a windowed_falcon model cannot"),
     ],
 )
 def test_a_damaged_config_is_refused(entries, said, tmp_path):

@@ -13,13 +13,16 @@ from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import patches
+from convert.pipeline import convert
 from convert.remote_code import find_package, flatten
+from convert.request import Request
 from tests.patches.tiny import (
     CONFIGS,
     LAYERS,
     SINKS,
     VOCAB,
     WINDOW,
+    dense_model,
     masked_logits,
     windowed_model,
 )
@@ -34,6 +37,7 @@ WINDOWS = {
 }
 families = pytest.mark.parametrize("family", sorted(CONFIGS))
 windows = pytest.mark.parametrize("window", WINDOWS)
+either = pytest.mark.parametrize("window", ["window", "no-window"])
 LOAD = """
 import sys, torch
 from transformers import AutoModelForCausalLM
@@ -72,7 +76,7 @@ def prompt(length: int, rows: int = 1) -> torch.Tensor:
 
 
 def generate(model, tokens, **options):
-    options = {"max_new_tokens": 16, "do_sample": False, "attention_mask": torch.ones_like(tokens)} | options
+    options = {"max_new_tokens": 10, "do_sample": False, "attention_mask": torch.ones_like(tokens)} | options
     return model.generate(tokens, **options).tolist()
 
 
@@ -91,7 +95,7 @@ def test_logits_equal_the_masked_dense_model_with_equal_heads(family, window):
     torch.testing.assert_close(torch.cat(steps, dim=1), want, atol=2e-5, rtol=2e-5)
 
 
-@windows
+@either
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"prefill_chunk_size": 7}], ids=str)
 def test_padded_batches_generate_what_equal_heads_generate(window, options):
     model, tokens = by_layer("qwen3", window), prompt(20, rows=2)
@@ -146,7 +150,7 @@ def test_gradients_are_those_of_equal_heads_summed():
 
 
 @families
-@windows
+@either
 def test_save_and_load_through_the_auto_classes(family, window, tmp_path):
     model, tokens = by_layer(family, window), prompt(30)
     model.save_pretrained(tmp_path)
@@ -163,6 +167,22 @@ def test_save_and_load_through_the_auto_classes(family, window, tmp_path):
         assert torch.equal(body, model.model(tokens).last_hidden_state)
     loaded.save_pretrained(tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text()) == entry
+
+
+@families
+@either
+def test_what_convert_writes_is_what_these_classes_read(family, window, tmp_path):
+    model, tokens = by_layer(family, window), prompt(30)
+    dense_model(widened(model)).save_pretrained(tmp_path / "source")
+    options = {"window": WINDOW, "sinks": SINKS, "global_layers": "1"} if window == "window" else {}
+    convert(
+        Request(str(tmp_path / "source"), tmp_path / "out", kv_heads="auto:2.34", merge="first", **options)
+    )
+    loaded, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert [layer.num_key_value_heads for layer in loaded.config.per_layer_config] == KEPT
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits, atol=2e-5, rtol=2e-5)
 
 
 @families
@@ -212,9 +232,8 @@ def test_load_gives_a_tokenizer_too(tmp_path):
     assert tokenizer.padding_side == "left"
 
 
-@pytest.mark.parametrize(
-    "remote", [pytest.param(False, marks=pytest.mark.slow), True], ids=["import", "remote"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("remote", [False, True], ids=["import", "remote"])
 def test_a_fresh_process_loads_and_saves_it(remote, tmp_path):
     want = {}
     for window in ("window", "no-window"):
