@@ -57,12 +57,16 @@ def build_journal(
     Returns:
         The journal.
     """
-    options = {key: value for key, value in asdict(request).items() if key not in WITHOUT_EFFECT}
+    # As text: the command line and Python spell a number of heads or a size differently.
+    options = {
+        key: None if value is None else str(value)
+        for key, value in asdict(request).items()
+        if key not in WITHOUT_EFFECT
+    }
     layout = [[file.name, [(p.name, p.dtype, p.shape, p.is_copy) for p in file.pieces]] for file in files]
     digest = hashlib.sha256(json.dumps([texts, layout], sort_keys=True, default=str).encode())
     source = {file.path.name: [file.nbytes, file.stamp.modified_ns, file.header_sha256] for file in sources}
-    plain = json.loads(json.dumps(options, default=str))
-    return Journal(plain, source, digest.hexdigest(), command)
+    return Journal(options, source, digest.hexdigest(), command)
 
 
 def write_journal(path: Path, journal: Journal) -> None:

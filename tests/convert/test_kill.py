@@ -108,7 +108,7 @@ def test_the_second_of_two_is_refused(make_checkpoint, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--kv-heads", "1"], "kv_heads was 2, now 1"),
+        (["--kv-heads", "1"], "kv_heads was '2', now '1'"),
         (["--merge", "first"], "merge was None, now 'first'"),
         (["--max-shard-size", "30KB"], "max_shard_size was '20KB', now '30KB'"),
     ],
