@@ -48,40 +48,41 @@ def measure_loss(source: AttentionHeads, merged: AttentionHeads, rotary: Rotary,
     Returns:
         The loss. A norm between projection and rotary is not considered.
     """
-    heads = len(source.q)
-    key_parts = [_score_gram(a, b, rotary, inputs, heads) for a, b in _pairs(source, merged)]
-    value_parts = [_output_gram(a, b, inputs, heads) for a, b in _pairs(source, merged)]
-    keys, values = (before - 2 * cross + after for before, cross, after in (key_parts, value_parts))
+    before, after = (_see(heads, rotary, inputs) for heads in (source, merged))
+    pairs = ((before, before), (before, after), (after, after))
+    key_parts = [_score_product(a, b) for a, b in pairs]
+    value_parts = [_output_product(a, b) for a, b in pairs]
+    keys, values = (first - 2 * cross + last for first, cross, last in (key_parts, value_parts))
     return Loss(max(keys, 0.0), max(values, 0.0), key_parts[0], value_parts[0])
 
 
-def _pairs(source: AttentionHeads, merged: AttentionHeads) -> list[tuple[AttentionHeads, AttentionHeads]]:
-    return [(source, source), (source, merged), (merged, merged)]
+@dataclass(frozen=True)
+class _Seen:
+    """Projections as plain norms measure them on the inputs, one row of everything per query head."""
+
+    turning_q: Tensor
+    still_q: Tensor
+    turning_k: Tensor
+    still_k: Tensor
+    v: Tensor
+    o: Tensor
 
 
-def _repeat(heads: Tensor, count: int) -> Tensor:
-    return heads.repeat_interleave(count // len(heads), dim=0)
+def _see(heads: AttentionHeads, rotary: Rotary, inputs: Inputs) -> _Seen:
+    repeats = len(heads.q) // len(heads.k)
+    k, v = (inputs.seen(rows).repeat_interleave(repeats, dim=0) for rows in (heads.k, heads.v))
+    return _Seen(*split_rotary(inputs.seen(heads.q), rotary), *split_rotary(k, rotary), v, heads.o)
 
 
-def _score_gram(a: AttentionHeads, b: AttentionHeads, rotary: Rotary, inputs: Inputs, heads: int) -> float:
+def _score_product(a: _Seen, b: _Seen) -> float:
     """The inner product of two layers' scores as functions of two inputs and their distance."""
-    total = 0.0
-    (qa, qa_still), (qb, qb_still) = (split_rotary(inputs.seen(side.q), rotary) for side in (a, b))
-    (ka, ka_still), (kb, kb_still) = (split_rotary(inputs.seen(side.k), rotary) for side in (a, b))
-    if rotary.dims:
-        # Averaged over distances, frequencies do not mix; each gives half of a product of complex rows.
-        queries = (qa.conj() * qb).sum(dim=-1)
-        keys = (_repeat(ka, heads).conj() * _repeat(kb, heads)).sum(dim=-1)
-        total += 0.5 * float((queries.conj() * keys).real.sum())
-    if qa_still.shape[1]:
-        queries_still = qa_still @ qb_still.mT
-        keys_still = _repeat(ka_still, heads) @ _repeat(kb_still, heads).mT
-        total += float((queries_still * keys_still).sum())
-    return total
+    queries = (a.turning_q.conj() * b.turning_q).sum(dim=-1)
+    keys = (a.turning_k.conj() * b.turning_k).sum(dim=-1)
+    # Averaged over distances, frequencies do not mix; each gives half of a product of complex rows.
+    turning = 0.5 * float((queries.conj() * keys).real.sum())
+    return turning + float(((a.still_q @ b.still_q.mT) * (a.still_k @ b.still_k.mT)).sum())
 
 
-def _output_gram(a: AttentionHeads, b: AttentionHeads, inputs: Inputs, heads: int) -> float:
+def _output_product(a: _Seen, b: _Seen) -> float:
     """The inner product of two layers' contributions to the output, head by head."""
-    readers = a.o.mT @ b.o
-    rows = _repeat(inputs.seen(a.v), heads) @ _repeat(inputs.seen(b.v), heads).mT
-    return float((readers * rows).sum())
+    return float(((a.o.mT @ b.o) * (a.v @ b.v.mT)).sum())

@@ -26,7 +26,11 @@ class Inputs:
 
     def seen(self, rows: Tensor) -> Tensor:
         """Weigh projection rows ``[..., X]`` so that plain norms measure them on these inputs."""
-        return rows if self.root is None else rows @ self.root.to(rows.dtype)
+        if self.root is None:
+            return rows
+        if rows.is_complex():
+            return torch.complex(rows.real @ self.root, rows.imag @ self.root)
+        return rows @ self.root
 
     def of(self, group: Sequence[int], kv_heads: int) -> "Inputs":
         """Keep what belongs to some KV heads, ``attended`` as ``[n, G, D, D]``."""
