@@ -6,7 +6,8 @@ Makes a checkpoint of random bfloat16 tensors in Llama-2-7B's shapes, with as ma
 for, and lets every contender copy or convert it, one after the other, ``--runs`` times in turn. Each is a
 process of its own, timed from start to end, imports included. The page cache is not emptied between runs: the
 source is as warm as memory allows, for all alike. ``cp -r`` leaves its last gigabytes to be written later,
-the conversion ends when all is on disk; a ``sync`` after each run, not timed, evens that out for the next.
+the conversion ends when all is on disk, as ``cp`` with ``sync`` does; a ``sync`` after each run, not timed,
+evens that out for the next.
 """
 
 import argparse
@@ -61,12 +62,14 @@ print(json.dumps([wall, 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_m
 """
 CONTENDERS = {
     "cp": ["cp", "-r"],
+    "cp-sync": ["sh", "-c", 'cp -r "$0" "$1" && sync -f "$1"'],
     "headroom": [sys.executable, "-m", "convert"],
     "safetensors": [sys.executable, "-c", SAFETENSORS],
     "transformers": [sys.executable, "-c", TRANSFORMERS],
 }
 TITLES = {
     "cp": "`cp -r`",
+    "cp-sync": "`cp -r`, then `sync`: on disk as well",
     "headroom": "`python -m convert SRC DST --kv-heads 8`",
     "safetensors": "safetensors: load and save every file, nothing converted",
     "transformers": "transformers: `from_pretrained` + `save_pretrained`, nothing converted",
