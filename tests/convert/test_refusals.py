@@ -74,7 +74,7 @@ CASES: dict[str, tuple[Prepare, list[str], str]] = {
     "heads do not divide": (nothing, ["--kv-heads", "3"], "must divide the checkpoint's 4"),
     "more heads than there are": (nothing, ["--kv-heads", "8"], "exceeds the checkpoint's 4"),
     "no heads": (nothing, ["--kv-heads", "0"], "at least 1"),
-    "heads not a number": (nothing, ["--kv-heads", "two"], "'--kv-heads'"),
+    "heads not a number": (nothing, ["--kv-heads", "two"], "nor auto:MEAN"),
     "nothing asked": (nothing, [], "nothing to convert"),
     "unknown method": (nothing, ["--kv-heads", "2", "--merge", "maen"], "did you mean 'mean'"),
     "unknown option": (nothing, ["--kv-heads", "2", "--colour", "red"], "No such option"),
