@@ -111,7 +111,7 @@ def command(
         int, typer.Option(help="Rows that are run at once.", rich_help_panel="Calibration")
     ] = Request.calibrate_batch,
     device: Annotated[
-        str, typer.Option(help="Where it runs: cpu, cuda, mps.", rich_help_panel="Calibration")
+        str, typer.Option(help="Where it runs: cpu, cuda, cuda:1.", rich_help_panel="Calibration")
     ] = "cpu",
     refit: Annotated[
         bool | None,

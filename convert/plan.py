@@ -23,7 +23,7 @@ from convert.remote_code import find_package, flatten
 from convert.request import VERIFY_LEVELS, Request, Result
 from convert.source import Source, open_source
 from convert.tiers import Form, check_per_layer, choose_form
-from convert.treatment import Treatment, check_family, choose_treatment
+from convert.treatment import Treatment, check_family, choose_treatment, unused
 from convert.weights.checkpoint import Weights, open_weights
 from convert.weights.dtypes import ELEMENT_BYTES, config_name, parse_dtype
 from convert.weights.header import encode_header
@@ -114,7 +114,9 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
             form.tier == "windowed",
         ),
     )
-    result = replace(_result(request, form, weights, files, caches), notes=notes if merged else ())
+    result = replace(
+        _result(request, form, weights, files, caches), notes=notes if merged else unused(request)
+    )
     computed = job if merged and not streams else None
     return Plan(request, source, form, weights, files, carried, code, computed, result)
 

@@ -103,6 +103,13 @@ def check_family(treatment: Treatment, family: Family, config: Mapping[str, Any]
     return ()
 
 
+def unused(request: Request) -> tuple[str, ...]:
+    """Say what a request names in vain if the KV heads stay as they are."""
+    if request.calibrate is None:
+        return ()
+    return ("The KV heads stay as they are, so the calibration text was not read",)
+
+
 def _calibration(request: Request, by_default: bool) -> Calibration | None:
     refit = by_default if request.refit is None else request.refit
     steps = (DEFAULT_STEPS if by_default else 0) if request.reconstruct is None else request.reconstruct
@@ -131,13 +138,13 @@ def _device(name: str) -> str:
 
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    # Torch says in one of several ways that it does not know or does not have a device.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.empty(1, dtype=torch.float64, device=device)
+    # Torch says in one of several ways that it does not know or have a device, or float64 on it (mps).
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         first = str(error).strip().splitlines()[0][:120]
         raise ConvertError(
-            f"device={name!r} cannot be used here: {first} (allowed: cpu, cuda, cuda:1, mps)"
+            f"device={name!r} cannot be used here: {first} (allowed: cpu, cuda, cuda:1)"
         ) from error
     if device.type == "meta":
-        raise ConvertError("device='meta' holds no numbers; allowed: cpu, cuda, cuda:1, mps")
+        raise ConvertError("device='meta' holds no numbers; allowed: cpu, cuda, cuda:1")
     return name

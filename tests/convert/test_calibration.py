@@ -262,6 +262,14 @@ def test_clipped_heads_are_not_rotated(method: str, make_checkpoint, tmp_path: P
         convert(Request(str(source), tmp_path / "out", kv_heads=1, merge=method))
 
 
+def test_a_text_that_nothing_needs_is_told(make_checkpoint, text: Path, tmp_path: Path) -> None:
+    source = make_checkpoint("llama")
+    result = convert(request_with(source, tmp_path / "out", text, kv_heads=4))
+    assert "was not read" in result.notes[0]
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "out"))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
 def test_key_norm_is_told(make_checkpoint, tmp_path: Path) -> None:
     result = convert(Request(str(make_checkpoint("qwen3")), tmp_path / "out", kv_heads=1, merge="subspace"))
     assert "keys are averaged" in result.notes[0]
