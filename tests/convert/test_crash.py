@@ -190,7 +190,7 @@ def swap(file: Path) -> None:
 def test_source_that_changes_is_noticed(
     moment: str, change, message: str, make_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between planning and reading, and in the midst of reading; what is replaced gives its first argument."""
+    """Between planning and in the midst of reading; what is replaced gives its first argument."""
     source = make_checkpoint("llama")
 
     def interfere(*args: object) -> object:
