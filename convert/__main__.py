@@ -190,6 +190,15 @@ def command(
             rich_help_panel="Output",
         ),
     ] = "sample",
+    sync: Annotated[
+        bool,
+        typer.Option(
+            "--sync/--no-sync",
+            help="Force the result to disk before it appears. Without, it is done as soon as cp would be: a "
+            "kill still leaves nothing or all of it, a power cut soon afterwards may damage it.",
+            rich_help_panel="Output",
+        ),
+    ] = True,
     resume: Annotated[
         bool,
         typer.Option(
@@ -230,6 +239,7 @@ def command(
         dry_run=dry_run,
         resume=resume,
         verify=verify,
+        sync=sync,
     )
     line = f"python -m convert {shlex.join(word for word in sys.argv[1:] if word != '--resume')}"
     try:

@@ -1,4 +1,7 @@
-"""Files and folders that are on disk when the call returns, and one folder put in another's place."""
+"""Files and folders that are on disk when the call returns, and one folder put in another's place.
+
+With ``sync=False`` they are in the page cache then: a kill loses nothing, a power cut may.
+"""
 
 import ctypes
 import errno
@@ -13,21 +16,23 @@ AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
 
-def write_text(path: Path, content: str) -> None:
+def write_text(path: Path, content: str, sync: bool = True) -> None:
     """Write a text file and force it to disk."""
     with path.open("x", encoding="utf-8", newline="\n") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
 
 
-def copy_file(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path, sync: bool = True) -> None:
     """Copy a file's content, not its permissions or a link, and force it to disk."""
     target.parent.mkdir(exist_ok=True)
     with source.open("rb") as reader, target.open("xb") as writer:
         shutil.copyfileobj(reader, writer)
         writer.flush()
-        os.fsync(writer.fileno())
+        if sync:
+            os.fsync(writer.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -38,13 +43,14 @@ def sync_folder(folder: Path) -> None:
     _sync(folder)
 
 
-def put_in_place(finished: Path, destination: Path, force: bool) -> None:
+def put_in_place(finished: Path, destination: Path, force: bool, sync: bool = True) -> None:
     """Give a finished folder its final name; there is no moment at which the destination is half of anything.
 
     Args:
-        finished: Complete folder, on disk, beside ``destination``.
+        finished: Complete folder beside ``destination``, on disk if ``sync``.
         destination: Its final name.
         force: Whether a folder that is there is replaced. It is removed afterwards.
+        sync: Whether the new name is forced to disk.
 
     Raises:
         ConvertError: ``destination`` appeared meanwhile.
@@ -58,7 +64,8 @@ def put_in_place(finished: Path, destination: Path, force: bool) -> None:
         raise ConvertError(f"destination {destination} appeared while the result was written")
     else:
         _replace(finished, destination)
-    _sync(destination.parent)
+    if sync:
+        _sync(destination.parent)
 
 
 def _replace(finished: Path, destination: Path) -> None:

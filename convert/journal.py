@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from convert.request import Request
 from convert.weights.header import WeightFile
 from convert.weights.layout import OutputFile
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 WITHOUT_EFFECT = ("destination", "force", "dry_run", "resume", "verify")
 """Options that may change between two runs: the bytes of the result do not depend on them."""
 
@@ -30,6 +32,8 @@ class Journal:
         """Say in a few words how another conversion differs from this one; None if it does not."""
         for option in sorted(self.request.keys() | now.request.keys()):
             before, after = self.request.get(option), now.request.get(option)
+            if before != after and option == "system" and before is not None and after is not None:
+                return "it was written with --no-sync and the machine may have been restarted since"
             if before != after:
                 return f"{option} was {before!r}, now {after!r}"
         for name in sorted(self.source.keys() | now.source.keys()):
@@ -63,6 +67,9 @@ def build_journal(
         for key, value in asdict(request).items()
         if key not in WITHOUT_EFFECT
     }
+    if not request.sync:
+        # What was not forced to disk counts as finished only while the system that has it in memory runs.
+        options["system"] = BOOT_ID.read_text().strip() if BOOT_ID.exists() else secrets.token_hex(8)
     layout = [[file.name, [(p.name, p.dtype, p.shape, p.is_copy) for p in file.pieces]] for file in files]
     digest = hashlib.sha256(json.dumps([texts, layout], sort_keys=True, default=str).encode())
     source = {file.path.name: [file.nbytes, file.stamp.modified_ns, file.header_sha256] for file in sources}

@@ -25,7 +25,7 @@ class Partial:
     """An unfinished conversion.
 
     Args:
-        folder: What becomes the destination. A weight file in it is complete and on disk.
+        folder: What becomes the destination. A weight file in it is complete, and on disk if ``sync`` is on.
         work: Folder inside for everything that the result does not hold: unfinished files, computed layers.
         command: The command line for the model card, of the run that began.
     """
@@ -36,7 +36,9 @@ class Partial:
 
 
 @contextmanager
-def open_partial(destination: Path, journal: Journal, force: bool, resume: bool) -> Iterator[Partial]:
+def open_partial(
+    destination: Path, journal: Journal, force: bool, resume: bool, sync: bool = True
+) -> Iterator[Partial]:
     """Give a partial folder to fill, new or continued; on success it becomes ``destination``.
 
     On a failure the folder is removed, unless it holds finished files and the failure can be mended.
@@ -46,6 +48,7 @@ def open_partial(destination: Path, journal: Journal, force: bool, resume: bool)
         journal: What is asked for.
         force: Whether a folder that is there is replaced.
         resume: Whether to continue an unfinished conversion, if there is one.
+        sync: Whether names are forced to disk.
 
     Yields:
         ``DST.partial-*``, beside ``destination``. No other run touches it.
@@ -64,9 +67,10 @@ def open_partial(destination: Path, journal: Journal, force: bool, resume: bool)
             folder, lock, begun = _enter(destination, journal, resume)
         try:
             yield Partial(folder, folder / WORK, begun.command)
-            sync_folder(folder)
+            if sync:
+                sync_folder(folder)
             _forget(folder)
-            put_in_place(folder, destination, force)
+            put_in_place(folder, destination, force, sync)
         except BaseException as error:
             if isinstance(error, FIXABLE) and _finished(folder) and _keep(folder, begun):
                 error.add_note(f"{folder} is kept: continue with --resume, or delete it")

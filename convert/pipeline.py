@@ -69,7 +69,7 @@ def _carry_out(plan: Plan, command: str, report: Report) -> Result:
     request = plan.request
     texts = {"config": plan.form.config, "code": plan.code}
     journal = build_journal(request, plan.weights.files, plan.files, texts, command)
-    with open_partial(request.destination, journal, request.force, request.resume) as partial:
+    with open_partial(request.destination, journal, request.force, request.resume, request.sync) as partial:
         plan = _compute(partial, plan, report)
         _write_weights(partial, plan, report)
         _write_others(partial, plan)
@@ -85,7 +85,7 @@ def _compute(partial: Partial, plan: Plan, report: Report) -> Plan:
     # With these come torch's models, a second of imports that streaming does not need.
     from convert.layerwise.compute import compute
 
-    store = LayerStore(partial.work)
+    store = LayerStore(partial.work, plan.request.sync)
     described = compute(job, store, lambda stage, done, total: report(stage, done, total, "steps"))
     provenance = dict(plan.result.provenance) | described
     return replace(
@@ -113,19 +113,19 @@ def _write_weights(partial: Partial, plan: Plan, report: Report) -> None:
         done += nbytes
         report(name, done, total, "bytes")
 
-    write_files(partial.folder, partial.work, plan.files, advance)
+    write_files(partial.folder, partial.work, plan.files, advance, plan.request.sync)
 
 
 def _write_others(partial: Partial, plan: Plan) -> None:
-    folder = partial.folder
-    if len(plan.files) > 1:
-        write_text(folder / INDEX, dump_json(build_index(plan.files)))
+    folder, sync = partial.folder, plan.request.sync
     for path in plan.carried:
-        copy_file(plan.source.folder / path, folder / path)
-    for name, text in plan.code.items():
-        write_text(folder / name, text)
-    write_text(folder / "README.md", build_card(plan.result, plan.form.config, partial.command))
-    write_text(folder / "config.json", dump_json(plan.form.config))
+        copy_file(plan.source.folder / path, folder / path, sync)
+    texts = {INDEX: dump_json(build_index(plan.files))} if len(plan.files) > 1 else {}
+    texts |= plan.code
+    texts["README.md"] = build_card(plan.result, plan.form.config, partial.command)
+    texts["config.json"] = dump_json(plan.form.config)
+    for name, text in texts.items():
+        write_text(folder / name, text, sync)
 
 
 def _explain(error: OSError) -> str:

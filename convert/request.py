@@ -37,6 +37,9 @@ class Request:
         dry_run: Check all but the weights' values and compute the table; write nothing.
         resume: Continue the same request's unfinished conversion beside ``destination``, if there is one.
         verify: How the result is checked before it appears: ``sample`` or ``full``.
+        sync: Whether the result is forced to disk before it appears. Without, it appears as soon as it is in
+            the page cache, as with ``cp``: a kill still leaves nothing or all of it, but a power cut or a
+            crash of the system soon afterwards may lose or damage it.
     """
 
     source: str
@@ -61,6 +64,7 @@ class Request:
     dry_run: bool = False
     resume: bool = False
     verify: str = "sample"
+    sync: bool = True
 
 
 @dataclass(frozen=True)

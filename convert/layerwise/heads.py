@@ -90,7 +90,8 @@ def _pool(heads: AttentionHeads, place: int, pool: Pool, context: MergeContext) 
         if rows is not None:
             wide = rows if rows.dim() == 3 else rows[..., None]
             kind = "norm" if role == "k_norm" else "weight"
-            merged = pool(wide, whole, replace(context, tensor=f"{context.tensor}:{role}{place}", kind=kind))
+            named = replace(context, tensor=f"{context.tensor}:{role}{place}", kind=kind)
+            merged = torch.from_numpy(pool(wide.cpu().numpy(), whole, named)).to(rows.device)
             pooled[role] = merged if rows.dim() == 3 else merged[..., 0]
     return replace(heads, **pooled)
 

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from convert.layerwise.job import LayerJob
+from convert.weights.header import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from convert.weights.arrays import StoredTensor
 
 WORK = ".work"
 """Folder of computed layers inside the partial result; it is removed before the result appears."""
@@ -28,9 +31,11 @@ class LayerStore:
 
     Args:
         folder: Where they are; it is made when the first one is saved.
+        sync: Whether a layer is forced to disk before it counts as kept.
     """
 
     folder: Path
+    sync: bool = True
 
     def path(self, layer: int) -> Path:
         """Give the file of a layer."""
@@ -50,8 +55,9 @@ class LayerStore:
         unfinished = self.path(layer).with_suffix(".unfinished")
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, unfinished, metadata={RECORD: json.dumps(record)})
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
+        if self.sync:
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
         unfinished.rename(self.path(layer))
 
     def load(self, layer: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -80,7 +86,7 @@ class ComputedTensor:
     shape: tuple[int, ...]
     store: LayerStore | None = None
 
-    def apply(self, tensor: Tensor) -> Tensor:
+    def apply(self, tensor: StoredTensor) -> StoredTensor:
         """Give the computed tensor in place of the source's.
 
         Args:
@@ -89,11 +95,14 @@ class ComputedTensor:
         Raises:
             ValueError: the layer has not been computed.
         """
+        from convert.weights.arrays import load_stored
+
         if self.store is None:
             raise ValueError(f"{self.name} has no computed layers yet")
-        with safe_open(self.store.path(self.layer), framework="pt") as file:
-            computed: Tensor = file.get_tensor(self.name)
-        return computed
+        kept = self.store.path(self.layer)
+        entry = next(entry for entry in read_header(kept).entries if entry.name == self.name)
+        with kept.open("rb") as file:
+            return load_stored(file.fileno(), entry)
 
 
 def plan_layers(job: LayerJob) -> dict[str, ComputedTensor]:

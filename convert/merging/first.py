@@ -1,11 +1,14 @@
 """Keep one head of every group: an ablation of the GQA paper."""
 
-from torch import Tensor
+from typing import Any
 
-from convert.merging.method import Groups, MergeContext
+import numpy as np
+from numpy.typing import NDArray
+
+from convert.merging.method import Groups, Heads, MergeContext
 
 
-def merge_first(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
+def merge_first(heads: Heads, groups: Groups, context: MergeContext) -> NDArray[Any]:
     """Keep the first head of every group and drop the others.
 
     Args:
@@ -18,4 +21,4 @@ def merge_first(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
 
     Source: GQA, arXiv 2305.13245, section 3.3 ("First").
     """
-    return heads[[group[0] for group in groups]]
+    return np.stack([heads[group[0]] for group in groups])

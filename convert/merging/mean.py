@@ -1,16 +1,18 @@
 """Mean pooling of the heads of a group: the method of the GQA paper."""
 
-import torch
-from torch import Tensor
+from typing import Any
 
-from convert.merging.method import Groups, MergeContext
+import numpy as np
+from numpy.typing import NDArray
+
+from convert.merging.method import Groups, Heads, MergeContext
 
 
-def merge_mean(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
+def merge_mean(heads: Heads, groups: Groups, context: MergeContext) -> NDArray[Any]:
     """Average the projections of every group of key or value heads.
 
     Args:
-        heads: Projection rows, ``[K, D, E]``, any float dtype. Averaged in float64, rounded once.
+        heads: Projection rows, ``[K, D, E]``. Averaged in float64, rounded at the end.
         groups: For each new head, the source heads it replaces.
         context: Not used.
 
@@ -20,12 +22,13 @@ def merge_mean(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
     Source: GQA, arXiv 2305.13245, section 2.1.
     Holds: duplicated heads come back bit for bit (tests/convert/test_merging.py).
     """
-    merged = torch.empty(len(groups), *heads.shape[1:], dtype=heads.dtype)
+    merged = np.empty((len(groups), *heads.shape[1:]), dtype=heads.dtype)
     # One sum for all groups: fresh memory costs more than the arithmetic.
-    total = torch.empty(heads.shape[1:], dtype=torch.float64)
+    total = np.empty(heads.shape[1:], dtype=np.float64)
     for new_head, group in enumerate(groups):
-        total.zero_()
+        total.fill(0)
         for head in group:
             total += heads[head]
-        merged[new_head] = total.div_(len(group))
+        total /= len(group)
+        merged[new_head] = total
     return merged

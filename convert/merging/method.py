@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from convert.heads import Rotary
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from convert.merging.inputs import Inputs
@@ -15,8 +17,24 @@ if TYPE_CHECKING:
 Groups = tuple[tuple[int, ...], ...]
 """For each new head, the source heads it replaces."""
 
-Pool = Callable[["Tensor", Groups, "MergeContext"], "Tensor"]
-"""Heads ``[K, D, E]`` and groups to ``[len(groups), D, E]`` in the same dtype; biases have ``E`` of 1."""
+
+class Heads(Protocol):
+    """Heads ``[K, D, E]`` in float32 or float64: a numpy array, or what widens stored heads one at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(K, D, E)``."""
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """Type of the numbers."""
+
+    def __getitem__(self, head: int, /) -> "NDArray[Any]":
+        """One head, ``[D, E]``."""
+
+
+Pool = Callable[[Heads, Groups, "MergeContext"], "NDArray[Any]"]
+"""Heads and groups to ``[len(groups), D, E]`` in the same dtype; biases have ``E`` of 1."""
 
 MergeKeys = Callable[["Tensor", "Tensor", Rotary, "Inputs"], "tuple[Tensor, Tensor]"]
 """Keys ``[n, D, X]`` and their queries ``[n, G, D, X]`` of a group, the rotary layout and what the
@@ -68,8 +86,8 @@ class MergeMethod:
 def late(module: str, name: str) -> Callable[..., Any]:
     """Stand for a function whose module is imported when it is first called.
 
-    Methods compute with torch, which takes as long to import as gigabytes to copy: a conversion is planned,
-    and its untouched tensors are on their way, before that.
+    Methods compute with numpy or torch. A conversion is planned, and its untouched tensors are on their way,
+    before the one is imported; the other takes as long as copying gigabytes and is for methods that need it.
     """
 
     def call(*arguments: Any) -> Any:

@@ -1,14 +1,15 @@
 """Start every head afresh: the lower bound among the GQA paper's ablations."""
 
 import hashlib
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from convert.merging.method import Groups, MergeContext
+from convert.merging.method import Groups, Heads, MergeContext
 
 
-def merge_random(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor:
+def merge_random(heads: Heads, groups: Groups, context: MergeContext) -> NDArray[Any]:
     """Draw new heads from the distribution with which the family initialises its weights; biases become zero,
     norms one.
 
@@ -25,8 +26,10 @@ def merge_random(heads: Tensor, groups: Groups, context: MergeContext) -> Tensor
     """
     shape = (len(groups), *heads.shape[1:])
     if context.kind != "weight":
-        return torch.full(shape, float(context.kind == "norm"), dtype=heads.dtype)
+        return np.full(shape, float(context.kind == "norm"), dtype=heads.dtype)
     digest = hashlib.sha256(f"{context.seed}:{context.tensor}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-    drawn = torch.randn(shape, generator=generator, dtype=torch.float32)
-    return (drawn * context.initializer_range).to(heads.dtype)
+    # Named, not default_rng: which generator that is may change with numpy.
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+    drawn = generator.standard_normal(shape, dtype=np.float32)
+    drawn *= np.float32(context.initializer_range)
+    return drawn.astype(heads.dtype, copy=False)

@@ -27,8 +27,8 @@ Report = Callable[[int], None]
 def copy_range(source: int, target: Target, start: int, at: int, nbytes: int, report: Report) -> None:
     """Copy a byte range of one file into another; several threads may fill different ranges of one target.
 
-    Whole blocks go past the page cache where the file system allows it: a third of the processor time of
-    ``copy_file_range``, and nothing is left to flush at the end. The rest, and other file systems, take
+    Whole blocks go past the page cache where target and file system allow it: a third of the processor time
+    of ``copy_file_range``, and nothing is left to flush at the end. The rest, and other targets, take
     ``copy_file_range``, and where there is none, reading and writing.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from convert.errors import ConvertError
@@ -13,7 +13,7 @@ from convert.weights.checkpoint import SINGLE, Located, Weights
 from convert.weights.dtypes import ELEMENT_BYTES, FLOATS
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from convert.weights.arrays import StoredTensor
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -25,8 +25,8 @@ class Edit(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor in the result."""
 
-    def apply(self, tensor: Tensor) -> Tensor:
-        """Make the tensor of the result from the source's, in the source's dtype."""
+    def apply(self, tensor: StoredTensor) -> StoredTensor:
+        """Make the tensor of the result from the source's, in the source's dtype or the result's."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Transposition:
 
     shape: tuple[int, ...]
 
-    def apply(self, tensor: Tensor) -> Tensor:
+    def apply(self, tensor: StoredTensor) -> StoredTensor:
         """Transpose the matrix."""
-        return tensor.mT
+        return replace(tensor, numbers=tensor.numbers.swapaxes(0, 1))
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,21 @@ class Target:
     The same block is never written both directly and through the page cache: the two do not see each other.
     """
 
-    def __init__(self, path: Path, nbytes: int) -> None:
-        """Create the file, which must not exist, with holes for all its bytes."""
+    def __init__(self, path: Path, nbytes: int, sync: bool = True) -> None:
+        """Create the file, which must not exist, with holes for all its bytes.
+
+        Args:
+            path: The file.
+            nbytes: Its size.
+            sync: Whether ``flush`` forces it to disk; if not, all goes through the page cache.
+        """
+        self._sync = sync
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         self._direct = -1
         try:
             os.truncate(self.descriptor, nbytes)
-            self._direct = _open_direct(path)
+            if sync:
+                self._direct = _open_direct(path)
         except BaseException:
             self.close()
             raise
@@ -52,7 +60,12 @@ class Target:
         return True
 
     def flush(self) -> None:
-        """Force everything to disk and empty the page cache of it, so that reading it again proves it."""
+        """Force everything to disk and empty the page cache of it, so that reading it again proves it.
+
+        Without ``sync`` nothing happens.
+        """
+        if not self._sync:
+            return
         os.fsync(self.descriptor)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

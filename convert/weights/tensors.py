@@ -1,4 +1,4 @@
-"""Tensors out of weight files and into them: the part of writing that needs torch."""
+"""Tensors that change their dtype: the part of writing that needs torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from convert.errors import ConvertError
-from convert.weights.copying import read_exactly
 from convert.weights.dtypes import FLOATS
-from convert.weights.header import TensorEntry
 
 
 def torch_dtype(dtype: str) -> torch.dtype:
@@ -18,28 +16,15 @@ def torch_dtype(dtype: str) -> torch.dtype:
     return found
 
 
-def load_tensor(source: int, entry: TensorEntry) -> Tensor:
-    """Read a whole tensor in its own dtype.
-
-    Args:
-        source: Descriptor of its file.
-        entry: Where it is.
-
-    Returns:
-        A tensor of the entry's shape.
+def cast_bytes(content: bytearray | memoryview, before: str, after: str, name: str) -> memoryview:
+    """Convert the elements of a tensor, as many as there are, from one safetensors type to another.
 
     Raises:
-        ConvertError: the file ends early.
+        ConvertError: a finite number does not fit the wanted type.
     """
-    return load_elements(source, entry, 0, entry.nbytes).reshape(entry.shape)
-
-
-def load_elements(source: int, entry: TensorEntry, start: int, nbytes: int) -> Tensor:
-    """Read some elements of a tensor, flat: ``nbytes`` bytes from byte ``start`` of the tensor."""
-    dtype = torch_dtype(entry.dtype)
-    if nbytes == 0:
-        return torch.empty(0, dtype=dtype)
-    return torch.frombuffer(read_exactly(source, entry.offset + start, nbytes), dtype=dtype)
+    with alone():
+        elements = torch.frombuffer(content, dtype=torch_dtype(before))
+        return cast(elements, after, name).view(torch.uint8).numpy().data
 
 
 def cast(tensor: Tensor, dtype: str, name: str) -> Tensor:
@@ -78,8 +63,3 @@ def alone() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def view_bytes(tensor: Tensor) -> memoryview:
-    """Give a tensor's bytes in row order, without a copy if it is contiguous."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from convert.weights.copying import copy_range
+from convert.weights.copying import copy_range, read_exactly
 from convert.weights.header import WeightFile, encode_header
 from convert.weights.layout import Edit, OutputFile, Piece
 from convert.weights.stamp import check_stamp
@@ -22,6 +22,8 @@ JOB_BYTES = 1 << 28
 """Untouched ranges are cut at multiples of this in the target, whole blocks."""
 THREADS = 3
 """Threads that copy. They wait for the disk more than they work; more gained nothing measurable."""
+CACHED_THREADS = 1
+"""The same where nothing waits for the disk: writers of one file through the page cache take turns."""
 OPEN_FILES = 2
 """Files in work at once: threads have ranges to copy while a file's last tensors are computed."""
 
@@ -44,14 +46,17 @@ class Run:
         return sum(piece.nbytes for piece in self.pieces)
 
 
-def write_files(folder: Path, work: Path, files: Sequence[OutputFile], report: Report) -> None:
-    """Write weight files; each appears in ``folder`` when all of it is on disk.
+def write_files(
+    folder: Path, work: Path, files: Sequence[OutputFile], report: Report, sync: bool = True
+) -> None:
+    """Write weight files; each appears in ``folder`` when all of it is written.
 
     Args:
         folder: Where finished files go. Those already there are left as they are.
         work: Where unfinished ones are, on the same file system.
         files: Names and pieces.
         report: Called with a file's name and the bytes written after each step, by one thread at a time.
+        sync: Whether they are on disk then; if not, the system writes them later.
 
     Raises:
         ConvertError: a source file changed since it was planned with, or an edit or a cast refused a tensor.
@@ -63,7 +68,7 @@ def write_files(folder: Path, work: Path, files: Sequence[OutputFile], report: R
         with lock:
             report(name, nbytes)
 
-    pool = ThreadPoolExecutor(THREADS)
+    pool = ThreadPoolExecutor(THREADS if sync else CACHED_THREADS)
     opened: deque[_Writer] = deque()
     try:
         for file in files:
@@ -72,7 +77,7 @@ def write_files(folder: Path, work: Path, files: Sequence[OutputFile], report: R
                 continue
             if len(opened) == OPEN_FILES:
                 _finish(opened, folder)
-            opened.append(_Writer(work / file.name, file, tell))
+            opened.append(_Writer(work / file.name, file, tell, sync))
             opened[-1].start(pool)
         while opened:
             _finish(opened, folder)
@@ -93,14 +98,14 @@ def _finish(opened: deque[_Writer], folder: Path) -> None:
 class _Writer:
     """One weight file in work."""
 
-    def __init__(self, path: Path, file: OutputFile, report: Report) -> None:
+    def __init__(self, path: Path, file: OutputFile, report: Report, sync: bool) -> None:
         self.path = path
         self._report = report
         self._header = encode_header([(p.name, p.dtype, p.shape, p.nbytes) for p in file.pieces])
         self._runs = list(_runs(file.pieces, len(self._header)))
         self._jobs: list[Future[None]] = []
         self._sources: dict[Path, tuple[int, WeightFile]] = {}
-        self._target = Target(path, len(self._header) + sum(piece.nbytes for piece in file.pieces))
+        self._target = Target(path, len(self._header) + sum(piece.nbytes for piece in file.pieces), sync)
 
     def start(self, pool: ThreadPoolExecutor) -> None:
         """Queue the untouched ranges."""
@@ -114,7 +119,7 @@ class _Writer:
                     self._jobs.append(pool.submit(copy_range, *job))
 
     def finish(self) -> None:
-        """Compute the changed tensors, wait for the ranges, and force the file to disk."""
+        """Compute the changed tensors, wait for the ranges, and force the file to disk if asked to."""
         for run in self._runs:
             piece = run.pieces[0]
             if piece.edit is not None:
@@ -143,21 +148,24 @@ class _Writer:
         self._report(self.path.name, nbytes)
 
     def _write_edited(self, at: int, piece: Piece, edit: Edit) -> None:
-        from convert.weights.tensors import alone, cast, load_tensor, view_bytes
+        from convert.weights.arrays import load_stored
 
-        with alone():
-            edited = edit.apply(load_tensor(self._open(piece.source.file), piece.source.entry))
-            self._target.write(at, view_bytes(cast(edited, piece.dtype, piece.name)))
+        edited = edit.apply(load_stored(self._open(piece.source.file), piece.source.entry))
+        content = edited.view_bytes()
+        if edited.dtype != piece.dtype:
+            from convert.weights.tensors import cast_bytes
+
+            content = cast_bytes(content, edited.dtype, piece.dtype, piece.name)
+        self._target.write(at, content)
         self._advance(piece.nbytes)
 
     def _write_cast(self, at: int, piece: Piece) -> None:
-        from convert.weights.tensors import alone, cast, load_elements, view_bytes
+        from convert.weights.tensors import cast_bytes
 
         source, entry = self._open(piece.source.file), piece.source.entry
         for start in range(0, entry.nbytes, CAST_BYTES):
-            part = load_elements(source, entry, start, min(CAST_BYTES, entry.nbytes - start))
-            with alone():
-                content = view_bytes(cast(part, piece.dtype, piece.name))
+            part = read_exactly(source, entry.offset + start, min(CAST_BYTES, entry.nbytes - start))
+            content = cast_bytes(part, entry.dtype, piece.dtype, piece.name)
             self._target.write(at, content)
             at += len(content)
             self._advance(len(content))

@@ -6,8 +6,8 @@ Makes a checkpoint of random bfloat16 tensors in Llama-2-7B's shapes, with as ma
 for, and lets every contender copy or convert it, one after the other, ``--runs`` times in turn. Each is a
 process of its own, timed from start to end, imports included. The page cache is not emptied between runs: the
 source is as warm as memory allows, for all alike. ``cp -r`` leaves its last gigabytes to be written later,
-the conversion ends when all is on disk, as ``cp`` with ``sync`` does; a ``sync`` after each run, not timed,
-evens that out for the next.
+the conversion ends when all is on disk, as ``cp`` with ``sync`` does, and with ``--no-sync`` as ``cp`` alone
+does; a ``sync`` after each run, not timed, evens that out for the next.
 """
 
 import argparse
@@ -64,6 +64,7 @@ CONTENDERS = {
     "cp": ["cp", "-r"],
     "cp-sync": ["sh", "-c", 'cp -r "$0" "$1" && sync -f "$1"'],
     "headroom": [sys.executable, "-m", "convert"],
+    "headroom-no-sync": [sys.executable, "-m", "convert", "--no-sync"],
     "safetensors": [sys.executable, "-c", SAFETENSORS],
     "transformers": [sys.executable, "-c", TRANSFORMERS],
 }
@@ -71,6 +72,7 @@ TITLES = {
     "cp": "`cp -r`",
     "cp-sync": "`cp -r`, then `sync`: on disk as well",
     "headroom": "`python -m convert SRC DST --kv-heads 8`",
+    "headroom-no-sync": "`python -m convert SRC DST --kv-heads 8 --no-sync`",
     "safetensors": "safetensors: load and save every file, nothing converted",
     "transformers": "transformers: `from_pretrained` + `save_pretrained`, nothing converted",
 }
@@ -156,7 +158,7 @@ def random_bfloat16(nbytes: int) -> memoryview:
 def measure(name: str, source: Path, target: Path) -> tuple[float, float]:
     """Run one contender in a process of its own; give its wall time in s and its peak memory in MB."""
     words = [*CONTENDERS[name], str(source), str(target)]
-    if name == "headroom":
+    if name.startswith("headroom"):
         words += ["--kv-heads", "8", "--json"]
     done = subprocess.run(
         [sys.executable, "-c", TIMED, *words],

@@ -12,7 +12,7 @@ from typing import Any
 # A server that has everything imported already and no threads: a process costs milliseconds, not seconds.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch", "convert.__main__", "convert.weights.tensors", "convert.merging.mean", __name__]
+    ["torch", "convert.__main__", "convert.weights.arrays", "convert.merging.mean", __name__]
 )
 CALLS = ("pwrite", "copy_file_range", "fsync", "rename", "mkdir", "unlink", "rmdir")
 PAUSE_S = 0.003

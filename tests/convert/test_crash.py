@@ -94,6 +94,24 @@ def test_failure_under_force_keeps_the_old(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("merge", ["mean", "subspace"])
+def test_without_sync_nothing_is_forced_to_disk(
+    merge: str, make_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request(str(make_checkpoint("llama", shard="30KB")), tmp_path / "one", kv_heads=2, merge=merge)
+    convert(request)
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("forced to disk")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    monkeypatch.setattr("convert.weights.target._open_direct", refuse)
+    convert(replace(request, destination=tmp_path / "two", sync=False))
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    assert b"--no-sync" in two.pop("README.md") and b"--no-sync" not in one.pop("README.md")
+    assert one == two
+
+
 @pytest.mark.parametrize("exchange", [True, False])
 def test_old_folder_comes_back_when_the_last_rename_fails(
     exchange: bool, make_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,11 +184,13 @@ def swap(file: Path) -> None:
         (Path.unlink, "No such file|removed while"),
     ],
 )
-@pytest.mark.parametrize("moment", ["convert.plan.check_space", "convert.weights.tensors.cast"])
+@pytest.mark.parametrize(
+    "moment", ["convert.plan.check_space", "convert.weights.arrays.StoredTensor.is_finite"]
+)
 def test_source_that_changes_is_noticed(
     moment: str, change, message: str, make_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between planning and reading, and in the midst of reading."""
+    """Between planning and in the midst of reading; what is replaced gives its first argument."""
     source = make_checkpoint("llama")
 
     def interfere(*args: object) -> object:

@@ -164,6 +164,19 @@ def test_disk_that_is_full(shard: str, make_checkpoint, run, tmp_path: Path, mon
         subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.parametrize("method", ["mean", "first", "random"])
+@pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
+def test_streaming_needs_no_torch(family: str, method: str, make_checkpoint, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path; from convert import Request, convert\n"
+        f"convert(Request(sys.argv[1], Path(sys.argv[2]), kv_heads=2, merge={method!r}))"
+    )
+    words = [sys.executable, "-c", code, str(make_checkpoint(family)), str(tmp_path / "out")]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_planning_needs_no_torch() -> None:
     """Its import takes as long as copying gigabytes, and --help should not wait for it."""
     code = (

@@ -5,11 +5,13 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
+from convert import ConvertError, Request, convert
 from convert.partial import find_partials
 from tests.convert.slowly import start
 
@@ -39,10 +41,11 @@ def kill(words: list[object], after_s: float) -> None:
     child.join()
 
 
+@pytest.mark.parametrize("more", [[], ["--no-sync"]], ids=["sync", "no-sync"])
 @pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
-def test_kill_at_random_moments(kills: int, make_checkpoint, tmp_path: Path) -> None:
+def test_kill_at_random_moments(kills: int, more: list[str], make_checkpoint, tmp_path: Path) -> None:
     source, out = make_checkpoint("llama"), tmp_path / "out"
-    words = command(source, out)
+    words = command(source, out, *more)
     assert finish(words)[0] == 0
     whole = contents(out)
     shutil.rmtree(out)
@@ -111,6 +114,7 @@ def test_the_second_of_two_is_refused(make_checkpoint, tmp_path: Path) -> None:
         (["--kv-heads", "1"], "kv_heads was '2', now '1'"),
         (["--merge", "first"], "merge was None, now 'first'"),
         (["--max-shard-size", "30KB"], "max_shard_size was '20KB', now '30KB'"),
+        (["--no-sync"], "sync was 'True', now 'False'"),
     ],
 )
 def test_another_request_is_not_continued(change, message, make_checkpoint, run, tmp_path: Path) -> None:
@@ -120,6 +124,28 @@ def test_another_request_is_not_continued(change, message, make_checkpoint, run,
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert message in refused.err
     assert len(find_partials(out)) == 1
+
+
+def test_what_was_not_forced_to_disk_is_not_continued_after_a_restart(
+    make_checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot = tmp_path / "boot_id"
+    boot.write_text("before\n")
+    monkeypatch.setattr("convert.journal.BOOT_ID", boot)
+    request = Request(str(make_checkpoint("llama")), tmp_path / "out", kv_heads=2, sync=False)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("convert.pipeline.build_card", interrupt)
+        convert(request)
+    boot.write_text("after\n")
+    with pytest.raises(ConvertError, match="written with --no-sync and the machine may have been restarted"):
+        convert(replace(request, resume=True))
+    boot.write_text("before\n")
+    convert(replace(request, resume=True))
+    assert (tmp_path / "out" / "config.json").exists()
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_another_source_is_not_continued(make_checkpoint, run, tmp_path: Path) -> None:

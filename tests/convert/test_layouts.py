@@ -77,6 +77,19 @@ def test_the_concatenated_order_by_hand() -> None:
 
 
 @layouts
+@shapes
+def test_arrays_are_split_and_joined_as_tensors_are(name: str, shape: HeadShape) -> None:
+    layout = LAYOUTS[name]
+    for suffix, tensor in numbered(layout, shape).items():
+        parts = layout.split(suffix, tensor.float(), shape)
+        arrays = layout.split(suffix, tensor.float().numpy(), shape)
+        assert {role: part.tolist() for role, part in parts.items()} == {
+            role: part.tolist() for role, part in arrays.items()
+        }
+        assert layout.join(suffix, arrays, shape).tolist() == tensor.tolist()
+
+
+@layouts
 def test_split_and_join_are_differentiable(name: str) -> None:
     layout, shape = LAYOUTS[name], HeadShape(6, 3, 4, 24)
     for suffix, tensor in numbered(layout, shape).items():

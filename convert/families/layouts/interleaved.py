@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from convert.families.layouts.layout import Layout
+from convert.families.layouts.layout import Array, Layout, concatenate
 from convert.heads import HeadShape
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,17 +23,16 @@ class Interleaved(Layout):
         """The one projection."""
         return {self.name: ("q", "k", "v")}
 
-    def unpack(self, roles: tuple[str, ...], rows: Tensor, shape: HeadShape) -> dict[str, Tensor]:
+    def unpack(self, roles: tuple[str, ...], rows: Array, shape: HeadShape) -> dict[str, Array]:
         """Take the heads out, KV head by KV head."""
         queries = shape.queries_per_head
         heads = rows.reshape(shape.kv_heads, queries + 2, shape.head_dim, *rows.shape[1:])
-        parts = (heads[:, :queries].flatten(0, 1), heads[:, queries], heads[:, queries + 1])
-        return dict(zip(roles, parts, strict=True))
+        q = heads[:, :queries].reshape(shape.heads, *heads.shape[2:])
+        return dict(zip(roles, (q, heads[:, queries], heads[:, queries + 1]), strict=True))
 
-    def pack(self, heads: list[Tensor], shape: HeadShape) -> Tensor:
+    def pack(self, heads: list[Array], shape: HeadShape) -> Array:
         """Put each KV head's queries, key and value side by side."""
-        from torch import cat
-
         q, k, v = heads
         grouped = q.reshape(shape.kv_heads, shape.queries_per_head, *q.shape[1:])
-        return cat([grouped, k[:, None], v[:, None]], dim=1).flatten(0, 2)
+        joined = concatenate([grouped, k[:, None], v[:, None]], axis=1)
+        return joined.reshape(-1, *joined.shape[3:])

@@ -5,13 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from convert.families.keys import Config, Switch, is_on
 from convert.heads import HeadShape
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
+
+Array = TypeVar("Array", "NDArray[Any]", "Tensor")
+"""Weights are streamed as numpy arrays and computed with as tensors; layouts use what both can do."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Layout(ABC):
         size = (heads * shape.head_dim, shape.hidden_size)
         return size[::-1] if self.conv1d else size
 
-    def split(self, suffix: str, tensor: Tensor, shape: HeadShape) -> dict[str, Tensor]:
+    def split(self, suffix: str, tensor: Array, shape: HeadShape) -> dict[str, Array]:
         """Take the heads out of one tensor.
 
         Args:
@@ -98,14 +102,14 @@ class Layout(ABC):
         roles = self.roles()[suffix]
         if roles == ("o_bias",):
             return {"o_bias": tensor}
-        rows = tensor.mT if self.conv1d and _is_matrix(roles) else tensor
+        rows = tensor.swapaxes(0, 1) if self.conv1d and _is_matrix(roles) else tensor
         if roles == ("o",):
-            return {"o": rows.reshape(shape.hidden_size, shape.heads, shape.head_dim).transpose(0, 1)}
+            return {"o": rows.reshape(shape.hidden_size, shape.heads, shape.head_dim).swapaxes(0, 1)}
         if roles[0].endswith("_norm"):
             return {roles[0]: rows.reshape(-1, shape.head_dim)}
         return self.unpack(roles, rows, shape)
 
-    def join(self, suffix: str, parts: Mapping[str, Tensor], shape: HeadShape) -> Tensor:
+    def join(self, suffix: str, parts: Mapping[str, Array], shape: HeadShape) -> Array:
         """Put heads into one tensor: the inverse of ``split``.
 
         Args:
@@ -120,24 +124,37 @@ class Layout(ABC):
         if roles == ("o_bias",) or roles[0].endswith("_norm"):
             return parts[roles[0]].reshape(size)
         if roles == ("o",):
-            rows = parts["o"].transpose(0, 1).flatten(1)
+            rows = parts["o"].swapaxes(0, 1).reshape(shape.hidden_size, -1)
         else:
             rows = self.pack([parts[role] for role in roles], shape)
-        return rows.mT if self.conv1d and _is_matrix(roles) else rows
+        return rows.swapaxes(0, 1) if self.conv1d and _is_matrix(roles) else rows
 
-    def unpack(self, roles: tuple[str, ...], rows: Tensor, shape: HeadShape) -> dict[str, Tensor]:
+    def unpack(self, roles: tuple[str, ...], rows: Array, shape: HeadShape) -> dict[str, Array]:
         """Take heads ``[heads, D, ...]`` out of rows ``[heads * D, ...]``; here: one role after the other."""
-        blocks = rows.split([_heads(role, shape) * shape.head_dim for role in roles])
-        return {
-            role: block.reshape(-1, shape.head_dim, *rows.shape[1:])
-            for role, block in zip(roles, blocks, strict=True)
-        }
+        heads = rows.reshape(-1, shape.head_dim, *rows.shape[1:])
+        blocks, at = {}, 0
+        for role in roles:
+            blocks[role] = heads[at : at + _heads(role, shape)]
+            at += _heads(role, shape)
+        return blocks
 
-    def pack(self, heads: list[Tensor], shape: HeadShape) -> Tensor:
+    def pack(self, heads: list[Array], shape: HeadShape) -> Array:
         """Put heads ``[heads, D, ...]`` into rows: the inverse of ``unpack``."""
-        from torch import cat
+        joined = concatenate(heads)
+        return joined.reshape(-1, *joined.shape[2:])
 
-        return cat(heads).flatten(0, 1)
+
+def concatenate(parts: list[Array], axis: int = 0) -> Array:
+    """Join arrays or tensors along an axis; one alone is given back as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    from numpy import concatenate, ndarray
+
+    if isinstance(parts[0], ndarray):
+        return concatenate(parts, axis)
+    from torch import cat
+
+    return cat(parts, axis)
 
 
 def _heads(role: str, shape: HeadShape) -> int:
