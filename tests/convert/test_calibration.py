@@ -225,6 +225,28 @@ def test_computing_goes_on_where_it_stopped(make_checkpoint, tmp_path: Path) -> 
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_an_interrupted_calibration_is_resumed_layer_by_layer(make_checkpoint, text, tmp_path: Path) -> None:
+    source = make_checkpoint("llama", max_position_embeddings=32)
+    options = {"calibrate_tokens": 256, "reconstruct": 4}
+    convert(request_with(source, tmp_path / "whole", text, **options))
+    told: list[str] = []
+
+    def stop(stage: str, done: int, total: int, unit: str) -> None:
+        if stage == "layer 2: reconstructing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(request_with(source, tmp_path / "parts", text, **options), report=stop)
+    assert not (tmp_path / "parts").exists()
+    resumed = request_with(source, tmp_path / "parts", text, **options, resume=True)
+    convert(resumed, report=lambda stage, *_: told.append(stage))
+    assert "layer 1: running what was computed before" in told
+    assert "layer 1: reconstructing" not in told
+    assert "layer 2: reconstructing" in told
+    whole, parts = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
+    assert parts.read_bytes() == whole.read_bytes()
+
+
 def test_result_is_rounded_as_the_source(make_checkpoint, text: Path, tmp_path: Path) -> None:
     source = make_checkpoint("qwen2", dtype=torch.bfloat16)
     convert(request_with(source, tmp_path / "out", text, reconstruct=3))
