@@ -1,7 +1,5 @@
 """Everything a conversion will do, decided and checked before a byte is written."""
 
-import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +9,13 @@ from convert.destination import check_destination, check_space
 from convert.errors import ConvertError, unknown
 from convert.families import find_family
 from convert.families.family import Family
-from convert.footprint import CacheShape, build_rows
+from convert.footprint import CacheShape
 from convert.head_counts import parse_kv_heads
-from convert.layerwise.allocate import Progress, measure_and_allocate
-from convert.layerwise.job import LayerJob
+from convert.layerwise.allocate import measure_and_allocate
+from convert.layerwise.job import LayerJob, Progress
 from convert.layerwise.store import plan_layers
 from convert.moving import plan_moves
+from convert.outcome import build_result, count_bytes
 from convert.pooling import plan_edits
 from convert.provenance import build_provenance
 from convert.remote_code import find_package, flatten
@@ -26,7 +25,6 @@ from convert.tiers import Form, check_per_layer, choose_form
 from convert.treatment import Treatment, check_family, choose_treatment, unused
 from convert.weights.checkpoint import Weights, open_weights
 from convert.weights.dtypes import ELEMENT_BYTES, config_name, parse_dtype
-from convert.weights.header import encode_header
 from convert.weights.layout import Edit, OutputFile, parse_size, plan_files, plan_pieces
 from convert.window import read_window
 
@@ -96,7 +94,7 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
     files = plan_files(plan_pieces(weights, edits, dropped, dtype), shard_bytes)
     carried = list_carried(source.folder)
     code = flatten(code_root or find_package()) if form.tier == "windowed" else {}
-    check_space(request.destination, _total_bytes(source, files, carried))
+    check_space(request.destination, count_bytes(source, files, carried))
     if dtype is not None:
         form.config["torch_dtype" if "torch_dtype" in form.config else "dtype"] = config_name(dtype)
     form.config["conversion"] = build_provenance(
@@ -114,9 +112,7 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
             form.tier == "windowed",
         ),
     )
-    result = replace(
-        _result(request, form, weights, files, caches), notes=notes if merged else unused(request)
-    )
+    result = build_result(request, form, weights, files, caches, notes if merged else unused(request))
     computed = job if merged and not streams else None
     return Plan(request, source, form, weights, files, carried, code, computed, result)
 
@@ -154,57 +150,3 @@ def _initializer_range(family: Family, source: Source) -> float:
     if type(value) not in (int, float) or not 0 <= value < 1e6:
         raise ConvertError(f"config.json: initializer_range={value!r} is not a standard deviation")
     return float(value)
-
-
-def _weight_bytes(files: tuple[OutputFile, ...]) -> int:
-    headers = (encode_header([(p.name, p.dtype, p.shape, p.nbytes) for p in file.pieces]) for file in files)
-    return sum(map(len, headers)) + sum(piece.nbytes for file in files for piece in file.pieces)
-
-
-def _total_bytes(source: Source, files: tuple[OutputFile, ...], carried: tuple[Path, ...]) -> int:
-    return _weight_bytes(files) + sum((source.folder / path).stat().st_size for path in carried)
-
-
-def _result(
-    request: Request,
-    form: Form,
-    weights: Weights,
-    files: tuple[OutputFile, ...],
-    caches: tuple[CacheShape, CacheShape],
-) -> Result:
-    parameters = sum(piece.elements for file in files for piece in file.pieces)
-    rows = build_rows(*caches, (weights.parameters, parameters), (weights.nbytes, _weight_bytes(files)))
-    return Result(
-        path=request.destination,
-        tier=form.tier,
-        reason=form.reason,
-        model_type=form.config["model_type"],
-        load_lines=load_lines(form, request.destination),
-        rows=rows,
-        provenance=form.config["conversion"],
-        dry_run=request.dry_run,
-    )
-
-
-def load_lines(form: Form, destination: Path) -> tuple[str, ...]:
-    """Give the Python lines that load a result.
-
-    Args:
-        form: Its form.
-        destination: Its folder.
-
-    Returns:
-        Lines to paste; for the windowed tier the second way is a comment.
-    """
-    path = json.dumps(os.fspath(destination), ensure_ascii=False)
-    lines = (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        f"model = AutoModelForCausalLM.from_pretrained({path})",
-        f"tokenizer = AutoTokenizer.from_pretrained({path})",
-    )
-    if form.tier != "windowed":
-        return lines
-    return (
-        "import patches  # or, without Headroom installed: from_pretrained(..., trust_remote_code=True)",
-        *lines,
-    )

@@ -105,9 +105,12 @@ def check_family(treatment: Treatment, family: Family, config: Mapping[str, Any]
 
 def unused(request: Request) -> tuple[str, ...]:
     """Say what a request names in vain if the KV heads stay as they are."""
-    if request.calibrate is None:
-        return ()
-    return ("The KV heads stay as they are, so the calibration text was not read",)
+    notes = []
+    if request.calibrate is not None:
+        notes.append("The KV heads stay as they are, so the calibration text was not read")
+    if request.merge is not None or request.group != GROUPINGS[0]:
+        notes.append("The KV heads stay as they are, so nothing was merged")
+    return tuple(notes)
 
 
 def _calibration(request: Request, by_default: bool) -> Calibration | None:
@@ -119,6 +122,11 @@ def _calibration(request: Request, by_default: bool) -> Calibration | None:
         if refit or steps:
             option = "refit" if refit else f"reconstruct={steps}"
             raise ConvertError(f"{option} needs a calibration text (give --calibrate)")
+        for option in ("calibrate_tokens", "calibrate_batch", "device"):
+            if getattr(request, option) != getattr(Request, option):
+                raise ConvertError(
+                    f"{option}={getattr(request, option)!r} needs a calibration text (give --calibrate)"
+                )
         return None
     for name, value in (("tokens", request.calibrate_tokens), ("batch", request.calibrate_batch)):
         if value < 1:

@@ -75,9 +75,10 @@ def _apply(data: dict[str, Any], change: str) -> None:
 
 def _calibrated(part: ConvertPart, folder: Path) -> ConvertPart:
     """The part with its calibration file absolute; the name of a data set stays."""
-    if part.calibrate is None or not (folder / part.calibrate).exists():
+    file, colon, column = (part.calibrate or "").partition(":")
+    if not file or not (folder / file).exists():
         return part
-    return part.model_copy(update={"calibrate": str((folder / part.calibrate).resolve())})
+    return part.model_copy(update={"calibrate": f"{(folder / file).resolve()}{colon}{column}"})
 
 
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:

@@ -86,7 +86,10 @@ def _convert(
         result = convert(conversion_request(part, source, folder, force=folder.exists(), resume=True))
         reporter.line(f"convert {name}: {result.tier} ({result.model_type}): {result.reason}")
 
-    stages.do(f"convert-{name}", {"source": origin, "convert": part.model_dump()}, folder, work)
+    inputs = {"source": origin, "convert": part.model_dump()}
+    if part.calibrate is not None:
+        inputs["text"] = fingerprint(Path(part.calibrate.partition(":")[0]))
+    stages.do(f"convert-{name}", inputs, folder, work)
 
 
 def _measure(

@@ -43,11 +43,11 @@ class Decoder:
 
         # Loading layer by layer would show one bar for each.
         disable_progress_bar()
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.device = device
         self._weights = weights
         self._wraps: bool | None = None
         try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             # Buffers such as rotary frequencies are computed at once; parameters stay without memory.
             with init_empty_weights(include_buffers=False):
                 self.model = AutoModel.from_config(config, dtype=torch.float32).eval()
@@ -106,9 +106,11 @@ class Decoder:
         try:
             yield layer
         finally:
-            for module in layer.modules():
-                for name, parameter in module.named_parameters(recurse=False):
-                    setattr(module, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
+            _empty(layer)
+
+    def drop_embeddings(self) -> None:
+        """Free everything outside the layers, once all tokens are embedded."""
+        _empty(self.model)
 
     def _holder(self) -> nn.ModuleList:
         found = self.model.get_submodule(self._path)
@@ -167,6 +169,12 @@ class _Recorder(nn.Module):
         if self.stops:
             raise _FirstLayerReached
         return (hidden_states,) if self.wraps else hidden_states
+
+
+def _empty(whole: nn.Module) -> None:
+    for module in whole.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
 
 
 def _move_buffers(module: nn.Module, device: torch.device) -> None:

@@ -81,5 +81,5 @@ def _draws(rows: int, schedule: Schedule) -> Sequence[Tensor]:
     drawn: list[Tensor] = []
     while len(drawn) < schedule.steps:
         order = torch.randperm(rows, generator=generator)
-        drawn += [part for part in order.split(schedule.batch) if len(part) == schedule.batch]
+        drawn += order.split(schedule.batch)
     return drawn[: schedule.steps]

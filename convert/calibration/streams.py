@@ -90,6 +90,7 @@ class Streams:
         self.calls: list[Call] = parts[0][1]
         self.source = torch.cat([hidden for hidden, _ in parts])
         self.converted = self.source.clone() if converted else None
+        decoder.drop_embeddings()
 
     @property
     def batches(self) -> int:

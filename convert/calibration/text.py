@@ -105,7 +105,7 @@ def _parts(spec: str) -> Iterator[str]:
     if file.is_file():
         yield from _file_parts(file, column or COLUMN, spec)
         return
-    if Path(spec).suffix in (*PLAIN, *TABLES) or spec.startswith((".", "/", "~")):
+    if {Path(spec).suffix, file.suffix} & {*PLAIN, *TABLES} or spec.startswith((".", "/", "~")):
         raise ConvertError(f"calibrate={spec!r} does not exist")
     yield from _dataset_parts(spec)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from convert.head_counts import allocate_heads, divisors_of
-from convert.layerwise.job import Calibration, LayerJob
+from convert.layerwise.job import Calibration, LayerJob, Progress
 
 if TYPE_CHECKING:
     from convert.merging.inputs import Inputs
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and the steps done and in all."""
 
 
 def measure_and_allocate(job: LayerJob, mean: float, progress: Progress) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Computing the layers while a text runs through the source and, beside it, the converted model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,16 @@ from convert.calibration.reconstruct import Schedule, reconstruct
 from convert.calibration.refit import Regression
 from convert.calibration.streams import Streams, Wanted
 from convert.calibration.text import CalibrationText
+from convert.errors import ConvertError
 from convert.heads import AttentionHeads
-from convert.layerwise.job import Calibration, LayerJob
+from convert.layerwise.job import Calibration, LayerJob, Progress
 from convert.layerwise.merge import expand_heads, join_tensors, merge_heads, read_heads, split_tensors
 from convert.layerwise.reading import open_streams, read_layer
 from convert.layerwise.store import LayerStore
 from convert.merging.inputs import Inputs
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and the steps done and in all."""
+TEXT = "text"
+"""Key under which a kept layer names the digest of its text; it does not go into the provenance."""
 
 
 def compute_with_text(
@@ -39,7 +40,8 @@ def compute_with_text(
         What is known about each layer.
 
     Raises:
-        ConvertError: a tensor cannot be merged, or transformers cannot build the model.
+        ConvertError: a tensor cannot be merged, transformers cannot build the model, or a layer was kept that
+            another text made.
 
     Holds: the layers are those that computing them in one go gives (tests/convert/test_calibration.py).
     """
@@ -49,7 +51,7 @@ def compute_with_text(
     records = []
     for index in range(job.shape.layers):
         with streams.decoder.layer(index) as layer:
-            worker = _Layer(job, calibration, streams, index, layer, steps)
+            worker = _Layer(job, calibration, streams, index, layer, steps, text.digest)
             kept = worker.rerun(store) or worker.compute(store)
         records.append(kept)
     return records
@@ -65,8 +67,8 @@ class _Steps:
         self.stage = stage
         self.progress(stage, self.done, self.total)
 
-    def tick(self) -> None:
-        self.done += 1
+    def tick(self, count: int = 1) -> None:
+        self.done += count
         self.progress(self.stage, self.done, self.total)
 
 
@@ -80,18 +82,29 @@ class _Layer:
     index: int
     layer: nn.Module
     steps: _Steps
+    digest: str
 
     def rerun(self, store: LayerStore) -> dict[str, Any] | None:
-        """Bring the streams past a layer that was computed before; None if it was not."""
+        """Bring the streams past a layer that was computed before; None if it was not.
+
+        Raises:
+            ConvertError: the layer was computed with another text.
+        """
         kept = store.load(self.index)
         if kept is None:
             return None
         tensors, record = kept
+        if record.pop(TEXT, None) != self.digest:
+            raise ConvertError(
+                f"calibrate={self.calibration.text!r} is another text than when this conversion began; give "
+                "that one, or delete the unfinished conversion"
+            )
         self.steps.begin(f"layer {self.index}: running what was computed before")
         _, wanted = self._read_source()
         if self.streams.converted is not None:
             heads = self._on_device(split_tensors(self.job, self.index, tensors))
             self._advance(heads, wanted)
+        self.steps.tick(self.calibration.steps)
         return record
 
     def compute(self, store: LayerStore) -> dict[str, Any]:
@@ -111,7 +124,7 @@ class _Layer:
         if self.streams.converted is not None:
             self.steps.begin(f"layer {self.index}: running the converted layer")
             record["stream"] = round(self._advance(settled, wanted), 8)
-        store.save(self.index, join_tensors(self.job, self.index, settled), record)
+        store.save(self.index, join_tensors(self.job, self.index, settled), record | {TEXT: self.digest})
         return record
 
     def _read_source(self) -> tuple[Inputs, Wanted]:

@@ -1,18 +1,17 @@
 """Computing every layer of a result, from its weights alone or with a text that runs through the model."""
 
-from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from convert.errors import ConvertError
 from convert.layerwise.calibrated import compute_with_text
-from convert.layerwise.job import LayerJob
+from convert.layerwise.job import LayerJob, Progress
 from convert.layerwise.merge import join_tensors, merge_heads, read_heads
 from convert.layerwise.reading import read_calibration
 from convert.layerwise.store import LayerStore
 from convert.merging.inputs import Inputs
 from convert.provenance import describe_layers
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and the steps done and in all."""
 
 
 def compute(job: LayerJob, store: LayerStore, progress: Progress) -> dict[str, Any]:
@@ -27,13 +26,20 @@ def compute(job: LayerJob, store: LayerStore, progress: Progress) -> dict[str, A
         Keys for the provenance.
 
     Raises:
-        ConvertError: the text cannot be read, a tensor cannot be merged, or the model cannot be built.
+        ConvertError: the text cannot be read, a tensor cannot be merged, or the model cannot be built or does
+            not fit into the device's memory.
     """
     calibration = job.calibration
     if calibration is None:
         return describe_layers(compute_layers(job, store, progress), None, None)
     text = read_calibration(job, calibration)
-    records = compute_with_text(job, calibration, text, store, progress)
+    try:
+        records = compute_with_text(job, calibration, text, store, progress)
+    except torch.OutOfMemoryError as error:
+        raise ConvertError(
+            f"device={calibration.device!r} lacks memory for calibrate_batch={calibration.batch} and "
+            f"calibrate_tokens={calibration.tokens}; give fewer"
+        ) from error
     return describe_layers(records, calibration, text)
 
 

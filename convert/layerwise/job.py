@@ -1,5 +1,6 @@
 """What is to be computed for every layer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from convert.families.layouts.layout import Layout
 from convert.heads import HeadShape
 from convert.merging.method import MergeMethod
 from convert.weights.checkpoint import Weights
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and the steps done and in all."""
 
 
 @dataclass(frozen=True)

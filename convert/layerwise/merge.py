@@ -19,7 +19,7 @@ from convert.layerwise.loss import measure_loss
 from convert.layerwise.search import search_groups
 from convert.merging.inputs import Inputs
 from convert.merging.method import Groups, MergeContext
-from convert.weights.tensors import torch_dtype
+from convert.weights.tensors import cast
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,17 @@ def read_heads(job: LayerJob, layer: int) -> AttentionHeads:
 
 
 def join_tensors(job: LayerJob, layer: int, heads: AttentionHeads) -> dict[str, Tensor]:
-    """Store a converted layer as the result does: tensors in its dtypes, by their names in the checkpoint."""
+    """Store a converted layer as the result does: tensors in its dtypes, by their names in the checkpoint.
+
+    Raises:
+        ConvertError: a number does not fit its dtype.
+    """
     parts, shape = heads.parts(), job.result_shape(layer)
-    return {
-        name: job.layout.join(suffix, parts, shape).to(result_dtype(job, name))
-        for suffix, name in job.names(layer).items()
-    }
+    joined = {}
+    for suffix, name in job.names(layer).items():
+        dtype = job.dtype or job.weights.tensors[name].entry.dtype
+        joined[name] = cast(job.layout.join(suffix, parts, shape), dtype, name)
+    return joined
 
 
 def split_tensors(job: LayerJob, layer: int, tensors: Mapping[str, Tensor]) -> AttentionHeads:
@@ -74,11 +79,6 @@ def split_tensors(job: LayerJob, layer: int, tensors: Mapping[str, Tensor]) -> A
     for suffix, name in job.names(layer).items():
         parts |= job.layout.split(suffix, tensors[name], job.result_shape(layer))
     return AttentionHeads(**parts)
-
-
-def result_dtype(job: LayerJob, name: str) -> torch.dtype:
-    """Give the dtype in which a tensor is written."""
-    return torch_dtype(job.dtype or job.weights.tensors[name].entry.dtype)
 
 
 def merge_heads(

@@ -7,6 +7,7 @@ from convert.calibration.decoder import Decoder
 from convert.calibration.probe import Spots
 from convert.calibration.streams import Reading, Streams, Tick, Wanted
 from convert.calibration.text import LONGEST_ROW, CalibrationText, read_text
+from convert.errors import ConvertError
 from convert.layerwise.job import Calibration, LayerJob
 from convert.merging.inputs import Inputs, inputs_from_moment
 
@@ -55,13 +56,19 @@ def read_layer(
 
     Returns:
         What its projections read, and what its attention gave.
+
+    Raises:
+        ConvertError: the source gives NaN or infinity on this text.
     """
     roles = {role for roles in job.family.layout.roles(job.config).values() for role in roles}
     biased = bool(roles & {"q_bias", "k_bias", "v_bias"})
     reading = Reading(job.shape.heads, job.shape.head_dim, biased)
     moments, wanted = streams.read_source(index, layer, reading, tick)
     inputs, attended = (part.cpu() / moments.tokens for part in (moments.inputs, moments.attended))
-    return inputs_from_moment(inputs, attended), wanted
+    try:
+        return inputs_from_moment(inputs, attended), wanted
+    except ValueError as error:
+        raise ConvertError(f"layer {index} cannot be calibrated: {error}") from error
 
 
 def find_spots(job: LayerJob) -> Spots:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 from convert.grouping import adjacent_groups
@@ -50,8 +50,8 @@ def search_groups(kv_heads: int, size: int, cost: Cost, seed: int) -> Groups:
     return min(found, key=lambda groups: sum(map(known, groups)))
 
 
-def _ordered(groups: object) -> Groups:
-    return tuple(sorted(tuple(sorted(group)) for group in groups))  # type: ignore[attr-defined]
+def _ordered(groups: Iterable[Iterable[int]]) -> Groups:
+    return tuple(sorted(tuple(sorted(group)) for group in groups))
 
 
 def _exact(kv_heads: int, size: int, cost: Cost) -> Groups:

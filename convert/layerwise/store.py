@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from convert.weights.arrays import StoredTensor
 
-WORK = ".work"
-"""Folder of computed layers inside the partial result; it is removed before the result appears."""
-
 RECORD = "record"
 
 

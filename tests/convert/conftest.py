@@ -70,6 +70,20 @@ class Finished:
 
 
 @pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A text of the tiny tokenizer's words, each of which makes some others likely."""
+    torch.manual_seed(1)
+    # Each word makes the next likely, so that there is something to learn.
+    words, word = [], 5
+    for jump in torch.randint(1, 4, (6000,)).tolist():
+        word = (word * 3 + jump) % 64
+        words.append(f"w{word}")
+    path = tmp_path / "text.txt"
+    path.write_text(" ".join(words))
+    return path
+
+
+@pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
     """Run ``python -m convert`` with the given words, in this process."""
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from convert import ConvertError, Request, convert
 from convert.calibration.decoder import Decoder
+from convert.calibration.refit import Regression
 from convert.calibration.streams import Reading, Streams
 from convert.layerwise.calibrated import compute_with_text
-from convert.layerwise.job import Calibration, LayerJob
+from convert.layerwise.job import Calibration
 from convert.layerwise.reading import find_spots
 from convert.layerwise.store import LayerStore
-from convert.merging import METHODS
-from convert.weights.checkpoint import open_weights
+from tests.convert.calibrating import job_of, request_with, rows_as_text
 from tests.convert.sources import Source, duplicate_heads
 from tests.convert.tiny import CASES
 
@@ -26,26 +27,6 @@ ROWS = torch.arange(4 * 24).reshape(4, 24) * 7 % 61
 CPU = torch.device("cpu")
 
 cases = pytest.mark.parametrize("case", CASES)
-
-
-def job_of(source: Source, kv_heads: int, method: str = "subspace") -> LayerJob:
-    weights = open_weights(source.folder)
-    return LayerJob(
-        folder=source.folder,
-        weights=weights,
-        family=source.family,
-        config=source.config,
-        shape=source.shape,
-        bare=source.family.is_bare(weights.tensors),
-        kv_heads=(kv_heads,) * source.shape.layers,
-        method=METHODS[method],
-        search=False,
-        seed=0,
-        initializer_range=0.02,
-        layout=source.family.layout,
-        dtype=None,
-        calibration=None,
-    )
 
 
 @cases
@@ -89,30 +70,6 @@ def test_duplicated_heads_survive_every_stage(source: Source, tmp_path: Path) ->
         assert record["values"] < 1e-6
         assert record["keys"] < 1e-6 or source.family.key_norm(source.config)
         assert record["stream"] < 1e-8
-
-
-def rows_as_text(rows: Tensor):
-    from convert.calibration.text import CalibrationText
-
-    return CalibrationText("rows", rows, "sha256:0")
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    torch.manual_seed(1)
-    # Each word makes the next likely, so that there is something to learn.
-    words, word = [], 5
-    for jump in torch.randint(1, 4, (6000,)).tolist():
-        word = (word * 3 + jump) % 64
-        words.append(f"w{word}")
-    path = tmp_path / "text.txt"
-    path.write_text(" ".join(words))
-    return path
-
-
-def request_with(source: Path, out: Path, text: Path, **options: object) -> Request:
-    defaults = {"kv_heads": 1, "calibrate": str(text), "calibrate_tokens": 2048, "calibrate_batch": 4}
-    return Request(str(source), out, **{**defaults, **options})
 
 
 UNSEEN = torch.arange(200).reshape(4, 50) * 11 % 64
@@ -166,16 +123,16 @@ def test_a_trained_model_is_repaired_by_every_stage(tmp_path: Path) -> None:
     text.write_text(stories[: len(stories) // 2])
     tokenizer = AutoTokenizer.from_pretrained(tiny / "checkpoint")
     unseen = tokenizer(stories[-6000:], return_tensors="pt").input_ids[:, :1024].reshape(8, -1)
+    calibrated = {"calibrate_tokens": 8192, "calibrate_batch": 2}
     stages = {
         "mean": {"calibrate": None},
-        "subspace": {"merge": "subspace"},
-        "refit": {"merge": "subspace", "refit": True},
-        "reconstruct": {"reconstruct": 25},
+        "subspace": calibrated | {"merge": "subspace"},
+        "refit": calibrated | {"merge": "subspace", "refit": True},
+        "reconstruct": calibrated | {"reconstruct": 25},
     }
-    options = {"kv_heads": 2, "calibrate_tokens": 8192, "calibrate_batch": 2}
     losses = {}
     for name, stage in stages.items():
-        convert(request_with(tiny / "checkpoint", tmp_path / name, text, **options | stage))
+        convert(request_with(tiny / "checkpoint", tmp_path / name, text, kv_heads=2, **stage))
         losses[name] = divergence(tiny / "checkpoint", tmp_path / name, unseen)
     assert losses["reconstruct"] < losses["refit"] < losses["subspace"] < 0.5 * losses["mean"]
 
@@ -225,26 +182,55 @@ def test_computing_goes_on_where_it_stopped(make_checkpoint, tmp_path: Path) -> 
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_an_interrupted_calibration_is_resumed_layer_by_layer(make_checkpoint, text, tmp_path: Path) -> None:
+@pytest.fixture
+def interrupted(make_checkpoint: Callable[..., Path], text: Path, tmp_path: Path) -> Request:
+    """The request of a conversion that stopped in its third layer, to be resumed."""
     source = make_checkpoint("llama", max_position_embeddings=32)
-    options = {"calibrate_tokens": 256, "reconstruct": 4}
-    convert(request_with(source, tmp_path / "whole", text, **options))
-    told: list[str] = []
+    request = request_with(source, tmp_path / "parts", text, calibrate_tokens=256, reconstruct=4)
 
     def stop(stage: str, done: int, total: int, unit: str) -> None:
         if stage == "layer 2: reconstructing":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert(request_with(source, tmp_path / "parts", text, **options), report=stop)
-    assert not (tmp_path / "parts").exists()
-    resumed = request_with(source, tmp_path / "parts", text, **options, resume=True)
-    convert(resumed, report=lambda stage, *_: told.append(stage))
+        convert(request, report=stop)
+    assert not request.destination.exists()
+    return replace(request, resume=True)
+
+
+def test_an_interrupted_calibration_is_resumed_layer_by_layer(interrupted: Request, tmp_path: Path) -> None:
+    convert(replace(interrupted, destination=tmp_path / "whole", resume=False))
+    told: dict[str, tuple[int, int]] = {}
+
+    def report(stage: str, done: int, total: int, unit: str) -> None:
+        if stage.startswith("layer"):
+            told[stage] = (done, total)
+
+    convert(interrupted, report=report)
     assert "layer 1: running what was computed before" in told
     assert "layer 1: reconstructing" not in told
     assert "layer 2: reconstructing" in told
+    done, total = list(told.values())[-1]
+    assert done == total
     whole, parts = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
     assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_resuming_with_another_text_is_refused(interrupted: Request, text: Path, tmp_path: Path) -> None:
+    before = text.read_text()
+    text.write_text(before.upper())
+    with pytest.raises(ConvertError, match="another text than when this conversion began"):
+        convert(interrupted)
+    text.write_text(before)
+    convert(interrupted)
+    assert interrupted.destination.exists()
+
+
+def test_heads_that_give_nothing_stay_as_they_are() -> None:
+    start = torch.randn(3, 4)
+    regression = Regression.empty(4, 3, CPU)
+    regression.add(torch.zeros(8, 4), torch.ones(8, 3))
+    assert torch.equal(regression.solve(start), start.double())
 
 
 def test_result_is_rounded_as_the_source(make_checkpoint, text: Path, tmp_path: Path) -> None:
@@ -252,89 +238,3 @@ def test_result_is_rounded_as_the_source(make_checkpoint, text: Path, tmp_path: 
     convert(request_with(source, tmp_path / "out", text, reconstruct=3))
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"calibrate": None, "refit": True}, "refit needs a calibration text"),
-        ({"calibrate": None, "reconstruct": 5}, "reconstruct=5 needs a calibration text"),
-        ({"calibrate": "no.txt"}, "does not exist"),
-        ({"calibrate": "."}, "is a folder"),
-        ({"calibrate_tokens": 0}, "calibrate_tokens=0 must be at least 1"),
-        ({"calibrate_batch": 5000}, "less than one batch of 5000 rows"),
-        ({"reconstruct": -1}, "reconstruct=-1"),
-        ({"device": "gpu9"}, "device='gpu9' cannot be used here"),
-        ({"device": "meta"}, "holds no numbers"),
-        ({"group": "serach"}, "did you mean 'search'"),
-        ({"merge": "random"}, "has no use for --calibrate"),
-        ({"merge": "random", "calibrate": None, "group": "search"}, "has no use for --group search"),
-    ],
-)
-def test_wrong_requests_are_refused(options, message: str, make_checkpoint, text, tmp_path: Path) -> None:
-    with pytest.raises(ConvertError, match=message):
-        convert(request_with(make_checkpoint("llama"), tmp_path / "out", text, **options))
-    assert not list(tmp_path.glob("out*"))
-
-
-@pytest.mark.parametrize("method", ["subspace", "procrustes"])
-def test_clipped_heads_are_not_rotated(method: str, make_checkpoint, tmp_path: Path) -> None:
-    source = make_checkpoint("olmo", clip_qkv=0.3)
-    with pytest.raises(ConvertError, match="clips every number"):
-        convert(Request(str(source), tmp_path / "out", kv_heads=1, merge=method))
-
-
-def test_a_text_that_nothing_needs_is_told(make_checkpoint, text: Path, tmp_path: Path) -> None:
-    source = make_checkpoint("llama")
-    result = convert(request_with(source, tmp_path / "out", text, kv_heads=4))
-    assert "was not read" in result.notes[0]
-    before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "out"))
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-
-
-def test_key_norm_is_told(make_checkpoint, tmp_path: Path) -> None:
-    result = convert(Request(str(make_checkpoint("qwen3")), tmp_path / "out", kv_heads=1, merge="subspace"))
-    assert "keys are averaged" in result.notes[0]
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.jsonl", '{"body": "w1 w2 w3"}\n' * 400),
-        ("a.csv", "id,body\n" + "1,w1 w2 w3\n" * 400),
-    ],
-)
-def test_text_in_a_table(name: str, content: str, make_checkpoint, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(content)
-    source = make_checkpoint("llama", max_position_embeddings=16)
-    spec = f"{tmp_path / name}:body"
-    request = request_with(source, tmp_path / "out", Path(spec), merge="subspace", calibrate_tokens=128)
-    assert convert(request).provenance["calibration"]["tokens"] == 128
-    wrong = request_with(source, tmp_path / "b", tmp_path / name, merge="subspace")
-    with pytest.raises(ConvertError, match=r"no text in column 'text'; its columns: .*body"):
-        convert(wrong)
-
-
-def test_hub_data_set_fails_in_one_line(make_checkpoint, tmp_path: Path, monkeypatch) -> None:
-    import datasets
-
-    def unreachable(*arguments: str, **options: object) -> None:
-        assert arguments == ("org/texts", "en")
-        assert options == {"split": "test", "streaming": True}
-        raise ConnectionError("no network\nsecond line")
-
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    request = request_with(make_checkpoint("llama"), tmp_path / "out", Path("org/texts:en:test:body"))
-    with pytest.raises(ConvertError, match=r"could not be read: no network$"):
-        convert(request)
-
-
-def test_progress_counts_every_step(make_checkpoint, text: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int, str]] = []
-    report: Callable[[str, int, int, str], None] = lambda *call: told.append(call)  # noqa: E731
-    request = request_with(make_checkpoint("llama"), tmp_path / "out", text, reconstruct=4)
-    convert(request, report=report)
-    steps = [call for call in told if call[3] == "steps"]
-    assert steps[-1][1] == steps[-1][2]
-    assert [call[1] for call in steps] == sorted(call[1] for call in steps)
-    assert any("reconstructing" in call[0] for call in steps)
