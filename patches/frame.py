@@ -10,13 +10,28 @@ Keys reach attention in one of three layouts, which follow from the numbers here
 - ``slots``: the slots of the cache in no particular order, all of them visible. One token after others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from patches.policy import WindowPolicy
+from patches.turning import Turn
+
+
+@dataclass(frozen=True)
+class Document:
+    """Columns ``[begin, end)`` of one row, whose tokens see no others."""
+
+    row: int
+    begin: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return self.end - self.begin
 
 
 @dataclass(frozen=True)
@@ -27,11 +42,42 @@ class Step:
         past: Columns that earlier passes have seen, padding included.
         starts: ``[B]`` int64, the column of the first real token of each row. None: no row is padded.
         policy: The windows of the model's layers.
+        documents: The documents of packed rows, in order; None where a row is one document.
+        turn: How far queries are turned back for the sinks; None where distances are what they are.
     """
 
     past: int
     starts: Tensor | None = None
     policy: WindowPolicy | None = None
+    documents: tuple[Document, ...] | None = None
+    turn: Turn | None = None
+
+    def to(self, device: torch.device) -> "Step":
+        """The same with its tensors on ``device``."""
+        starts = None if self.starts is None else self.starts.to(device)
+        turn = None if self.turn is None else self.turn.to(device)
+        return (
+            self if starts is self.starts and turn is self.turn else replace(self, starts=starts, turn=turn)
+        )
+
+    def positions(self, tokens: int, device: torch.device) -> Tensor:
+        """Where the new tokens stand in their rows or documents, ``[1 or B, T]`` int64."""
+        if self.documents is None:
+            return Frame(self, tokens, None, 0).query_positions(device)
+        lengths = torch.tensor([document.length for document in self.documents])
+        begins = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        return (torch.arange(len(begins)) - begins).reshape(-1, tokens).to(device)
+
+    def rows(self, tokens: int) -> tuple[Document, ...]:
+        """Every padded row of a first pass as the document in it; rows without a token are left out."""
+        assert self.starts is not None and self.past == 0
+        begins = enumerate(self._begins)
+        return tuple(Document(row, begin, tokens) for row, begin in begins if begin < tokens)
+
+    @cached_property
+    def _begins(self) -> list[int]:
+        """``starts`` read from its device once for all layers."""
+        return [] if self.starts is None else self.starts.tolist()
 
 
 @dataclass(frozen=True)

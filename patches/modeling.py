@@ -1,6 +1,7 @@
 """What turns a model of transformers into its windowed one: mixins, and no copied ``forward``."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -10,9 +11,11 @@ from transformers.generation import GenerationConfig, GenerationMode
 
 from patches.attention import backends
 from patches.cache.windowed import WindowedCache
+from patches.frame import Step
 from patches.heads import all_alike, give_own_heads
 from patches.policy import PolicyError, WindowPolicy
-from patches.rows import check_cache, next_step
+from patches.rows import check_cache, find_documents, next_step
+from patches.turning import Turn, frequencies, turn_of
 
 # Here, because every windowed class imports this module, also in a folder that carries only some of them.
 backends.register()
@@ -81,7 +84,8 @@ class WindowedModelMixin(WindowedMixin):
         Args:
             input_ids: ``[B, T]``.
             attention_mask: ``[B, past + T]``, zeros for padding: on the left, or on the right with no cache.
-            position_ids: ``[B or 1, T]``, rising by one.
+            position_ids: ``[B or 1, T]``, rising by one; where they restart at 0, another document begins,
+                which sees nothing of those before it.
             past_key_values: A ``WindowedCache``.
             inputs_embeds: ``[B, T, E]`` in place of ``input_ids``.
             use_cache: Default: the config's, but off in training.
@@ -89,25 +93,32 @@ class WindowedModelMixin(WindowedMixin):
 
         Raises:
             PolicyError: the policy is not in force, or the inputs ask for what a window cannot give: another
-                cache, a mask of their own, holes in a row, several documents in one row.
+                cache, a mask of their own, holes in a row, several documents in one row and a cache.
         """
         policy = self.check_policy_in_force()
         if kwargs.get("output_attentions") and self.config._attn_implementation != backends.PREFIX + "eager":
             raise PolicyError(
                 "output_attentions needs attn_implementation='eager', which alone forms the weights"
             )
+        batch, tokens = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]  # type: ignore[union-attr]
+        documents = None
+        if tokens > 1 and (past_key_values is None or not past_key_values.get_seq_length()):
+            documents = find_documents(batch, tokens, position_ids, attention_mask, kwargs)
         if use_cache is None:
-            use_cache = self.config.use_cache and not self.training  # type: ignore[attr-defined]
+            use_cache = self.config.use_cache and not self.training and documents is None  # type: ignore[attr-defined]
         if self._recomputes():
             if past_key_values is not None and past_key_values.get_seq_length():
                 raise PolicyError(
                     "gradient checkpointing runs layers twice and cannot go on from a cache; drop one"
                 )
             use_cache, past_key_values = False, None
+        if documents is not None and (use_cache or past_key_values is not None):
+            raise PolicyError("several documents in one row cannot be cached; give each its own row")
         if past_key_values is None and use_cache:
             past_key_values = WindowedCache(self.config)
-        tokens = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]  # type: ignore[union-attr]
-        step = next_step(policy, tokens, attention_mask, position_ids, past_key_values, kwargs)
+        step = next_step(policy, tokens, attention_mask, past_key_values)
+        step = replace(step, documents=documents)
+        step = replace(step, turn=self._turn(step, tokens))
         return super().forward(  # type: ignore[misc]
             input_ids=input_ids,
             position_ids=position_ids,
@@ -117,6 +128,15 @@ class WindowedModelMixin(WindowedMixin):
             window_step=step,
             **kwargs,
         )
+
+    def _turn(self, step: Step, tokens: int) -> Turn | None:
+        """What the sinks' distances need with ``positions: cache``."""
+        policy = step.policy
+        if policy is None or policy.size is None or policy.positions != "cache" or not policy.sinks:
+            return None
+        positions = step.positions(tokens, self.device)  # type: ignore[attr-defined]
+        inverse = frequencies(getattr(self, "rotary_emb", None))
+        return turn_of(positions, inverse, policy.size, policy.sinks)
 
     def _recomputes(self) -> bool:
         layers = self.layers

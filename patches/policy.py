@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FIELDS = ("size", "sinks", "positions", "global_layers")
-POSITIONS = ("absolute",)
+POSITIONS = ("absolute", "cache")
 
 
 class PolicyError(ValueError):
@@ -19,7 +19,8 @@ class WindowPolicy:
     Attributes:
         size: ``W``, tokens that a query sees, its own included; None where no layer has a window.
         sinks: ``S``, first tokens of every row that all later queries see as well.
-        positions: How far away the sinks look. ``absolute``: as far as they are.
+        positions: How far away the sinks look. ``absolute``: as far as they are. ``cache``: never farther
+            than when the cache has just filled.
         global_layers: Layers that keep full causal attention, ascending.
     """
 

@@ -1,5 +1,6 @@
 """Where the rows of a batch begin, read from the inputs of a forward pass; and what a window cannot take."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from patches.cache.windowed import WindowedCache
-from patches.frame import Step
+from patches.frame import Document, Step
 from patches.policy import PolicyError, WindowPolicy
 
 
@@ -29,9 +30,7 @@ def next_step(
     policy: WindowPolicy,
     tokens: int,
     attention_mask: Tensor | None,
-    position_ids: Tensor | None,
     cache: Cache | None,
-    others: dict[str, Any],
 ) -> Step:
     """Where the rows begin and how far they have come; tells the cache.
 
@@ -39,17 +38,11 @@ def next_step(
         policy: Of the model.
         tokens: ``T``, new tokens of every row.
         attention_mask: ``[B, past + T]`` or None.
-        position_ids: ``[1 or B, T]`` or None.
         cache: What was seen before, or None.
-        others: The other arguments of the pass.
 
     Raises:
         PolicyError: the inputs ask for what a window cannot give.
     """
-    if others.get("cu_seq_lens_q") is not None:
-        raise PolicyError(
-            "several documents in one row (cu_seq_lens) cannot be windowed; give each its own row"
-        )
     windowed = None if cache is None else check_cache(cache)
     past = 0 if windowed is None else windowed.get_seq_length()
     if attention_mask is not None:
@@ -61,9 +54,63 @@ def next_step(
     starts = None if attention_mask is None else _row_starts(attention_mask, windowed is not None)
     if windowed is not None:
         windowed.begin(starts, past + tokens)
-    if position_ids is not None and past == 0:
-        _check_one_document(position_ids, starts)
     return Step(past, starts, policy)
+
+
+def find_documents(
+    batch: int,
+    tokens: int,
+    position_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    others: dict[str, Any],
+) -> tuple[Document, ...] | None:
+    """The documents of packed rows: positions that restart, or the bounds that kernels for packed rows take.
+
+    Args:
+        batch: ``B``, rows.
+        tokens: ``T``, tokens of every row, of which none was seen before.
+        position_ids: ``[1 or B, T]`` or None.
+        attention_mask: ``[B, T]`` or None.
+        others: The other arguments of the pass; ``cu_seq_lens_q`` is ``[documents + 1]`` for a single row.
+
+    Returns:
+        Documents in the order of rows and columns, which they fill; None where every row is one.
+
+    Raises:
+        PolicyError: positions skip some, or rows are packed and padded at once.
+    """
+    bounds = others.get("cu_seq_lens_q")
+    if bounds is not None:
+        ends = bounds.tolist()
+        if batch != 1 or ends[0] != 0 or ends[-1] != tokens:
+            raise PolicyError(
+                f"cu_seq_lens_q bounds tokens {ends[0]} to {ends[-1]} of {batch} rows; it must bound the "
+                f"{tokens} tokens of one row"
+            )
+        return tuple(Document(0, begin, end) for begin, end in pairwise(ends) if begin < end)
+    if position_ids is None:
+        return None
+    jump = (position_ids.diff(dim=-1) != 1).expand(batch, -1)
+    padded = attention_mask is not None and not bool(attention_mask.all())
+    if padded:
+        # Padding has any position.
+        real = attention_mask.bool()  # type: ignore[union-attr]
+        jump = jump & real[:, 1:] & real[:, :-1]
+    if not bool(jump.any()):
+        return None
+    if padded:
+        raise PolicyError(
+            "position_ids restart in rows that are padded; pack documents or pad them, not both"
+        )
+    if bool((position_ids[:, 1:].expand(batch, -1)[jump] != 0).any()):
+        raise PolicyError(
+            "position_ids jump inside a row; they rise by one, and restart at 0 with a document"
+        )
+    documents = []
+    for row, jumps in enumerate(jump.cpu()):
+        ends = [0, *(jumps.nonzero().flatten() + 1).tolist(), tokens]
+        documents += [Document(row, begin, end) for begin, end in pairwise(ends)]
+    return tuple(documents)
 
 
 def _check_shape(attention_mask: Tensor, past: int, tokens: int) -> None:
@@ -94,14 +141,3 @@ def _row_starts(attention_mask: Tensor, cached: bool) -> Tensor | None:
     if cached and bool(((ends < real.shape[-1]) & (tokens > 0)).any()):
         raise PolicyError("attention_mask has padding on the right; pad on the left to use a cache")
     return starts if bool(starts.any()) else None
-
-
-def _check_one_document(position_ids: Tensor, starts: Tensor | None) -> None:
-    """Refuse positions that restart inside a row: the mask would let documents see each other."""
-    steady = position_ids.diff(dim=-1) == 1
-    if starts is not None:
-        steady = steady | (torch.arange(1, position_ids.shape[-1], device=steady.device) <= starts[:, None])
-    if not bool(steady.all()):
-        raise PolicyError(
-            "position_ids restart inside a row (packed documents); give each document its own row"
-        )

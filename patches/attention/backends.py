@@ -1,14 +1,16 @@
 """The backends by name, how a user's ``attn_implementation`` maps to one, and which serves a call."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.utils import logging
 
-from patches.attention import eager, fa2, sdpa
+from patches.attention import eager, flash, sdpa
+from patches.attention.documents import Attend, attend_documents
+from patches.attention.scoring import Scoring
 from patches.frame import Frame, Step
 from patches.policy import PolicyError
 
@@ -16,8 +18,6 @@ logger = logging.get_logger("headroom.patches")
 
 PREFIX = "windowed_"
 AUTO = PREFIX + "auto"
-
-Attend = Callable[[Tensor, Tensor, Tensor, Frame, float, float], tuple[Tensor, Tensor | None]]
 
 
 def _never(*_: object) -> None:
@@ -31,10 +31,11 @@ class Backend:
     Attributes:
         name: What it is called, without the prefix.
         requested_as: The ``attn_implementation`` of transformers that asks for it.
-        attend: ``(query, key, value, frame, scale, dropout) -> (output, weights or None)``.
+        attend: ``(query, key, value, frame, scoring) -> (output, weights or None)``.
         missing: Why this machine cannot run it at all, or None.
-        refusal: ``(query, frame, dropout)`` to why it cannot serve this call, or None.
+        refusal: ``(query, frame, scoring)`` to why it cannot serve this call, or None.
         needs: What it runs on, in words.
+        automatic: Whether it may be chosen without being asked for.
     """
 
     name: str
@@ -42,15 +43,14 @@ class Backend:
     attend: Attend
     needs: str
     missing: Callable[[], str | None] = _never
-    refusal: Callable[[Tensor, Frame, float], str | None] = _never
+    refusal: Callable[[Tensor, Frame, Scoring], str | None] = _never
+    automatic: bool = True
 
 
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend(
-            "fa2", "flash_attention_2", fa2.attend, "CUDA, fp16/bf16, unpadded", fa2.missing, fa2.refusal
-        ),
+        Backend("flash", "flash_attention_2", flash.attend, "CUDA, fp16/bf16", flash.missing, flash.refusal),
         Backend("sdpa", "sdpa", sdpa.attend, "any device"),
         Backend("eager", "eager", eager.attend, "any device; the reference, returns weights"),
     )
@@ -98,8 +98,10 @@ def _attention(chosen: Backend | None) -> Callable[..., tuple[Tensor, Tensor | N
         attention_mask: Any,
         scaling: float | None = None,
         dropout: float = 0.0,
+        softcap: float | None = None,
+        s_aux: Tensor | None = None,
         window_step: Step | None = None,
-        **others: Any,
+        **_: Any,
     ) -> tuple[Tensor, Tensor | None]:
         policy = None if window_step is None else window_step.policy
         if window_step is None or policy is None:
@@ -107,29 +109,35 @@ def _attention(chosen: Backend | None) -> Callable[..., tuple[Tensor, Tensor | N
                 "windowed attention was called outside a windowed model, which alone knows where the rows "
                 "begin; load the checkpoint with AutoModelForCausalLM after `import patches`"
             )
-        for name in ("softcap", "s_aux"):
-            if others.get(name) is not None:
-                raise PolicyError(f"windowed attention has no {name}, which this model asks for")
-        if window_step.starts is not None and window_step.starts.device != query.device:
-            window_step = replace(window_step, starts=window_step.starts.to(query.device))
-        layer = cast(int, module.layer_idx)
-        frame = Frame(window_step, query.shape[2], policy.window_of(layer), policy.sinks)
-        backend = _serving(chosen, query, frame, dropout)
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        output, weights = backend.attend(query, key, value, frame, scale, dropout)
+        step = window_step.to(query.device)
+        frame = Frame(step, query.shape[2], policy.window_of(cast(int, module.layer_idx)), policy.sinks)
+        scoring = Scoring(
+            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+            dropout=dropout,
+            softcap=softcap,
+            sink_logits=s_aux,
+            sink_query=None if step.turn is None or frame.window is None else step.turn.apply(query),
+        )
+        backend = _serving(chosen, query, frame, scoring)
+        if step.documents is None:
+            output, weights = backend.attend(query, key, value, frame, scoring)
+        else:
+            output = attend_documents(backend.attend, query, key, value, frame, scoring, step.documents)
+            weights = None
         return output.transpose(1, 2).contiguous(), weights
 
     return attention
 
 
-def _serving(chosen: Backend | None, query: Tensor, frame: Frame, dropout: float) -> Backend:
+def _serving(chosen: Backend | None, query: Tensor, frame: Frame, scoring: Scoring) -> Backend:
     """The chosen backend, or the first that can when it refuses or none was chosen."""
     if chosen is not None:
-        reason = chosen.refusal(query, frame, dropout)
+        reason = chosen.refusal(query, frame, scoring)
         if reason is None:
             return chosen
-        logger.warning_once(f"{chosen.name} cannot serve this call ({reason}); sdpa does")
-    return next(backend for backend in BACKENDS.values() if backend.refusal(query, frame, dropout) is None)
+        logger.warning_once(f"{chosen.name} cannot serve this call ({reason}); another backend does")
+    able = (backend for backend in BACKENDS.values() if backend.automatic and backend.missing() is None)
+    return next(backend for backend in able if backend.refusal(query, frame, scoring) is None)
 
 
 def _no_mask(*_: object, **__: object) -> None:

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
+from patches.attention.explicit import products, weigh
 from patches.attention.mask import visible
+from patches.attention.scoring import Scoring
 from patches.frame import Frame
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, frame: Frame, scale: float, dropout: float
+    query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring
 ) -> tuple[Tensor, Tensor]:
     """Attend with a full mask; memory grows with ``T * N``.
 
@@ -17,26 +19,16 @@ def attend(
         key: ``[B, K, N, D]`` in the layout of ``frame``.
         value: ``[B, K, N, D]``.
         frame: Where queries and keys stand.
-        scale: Factor on the scores.
-        dropout: Probability of dropping a weight.
+        scoring: How products become weights.
 
     Returns:
         Output ``[B, H, T, D]`` in the dtype of ``query``, and weights ``[B, H, T, N]``. The softmax is in
         float32, or in float64 for float64 inputs. A query that sees nothing (left padding) gets zeros.
     """
-    batch, heads, tokens, dim = query.shape
-    kv_heads, columns = key.shape[1], key.shape[2]
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads, tokens, dim)
-    scores = torch.einsum("bkgtd,bknd->bkgtn", grouped, key) * scale
-    seen = visible(
-        frame.query_positions(query.device),
-        frame.key_positions(columns, query.device),
-        frame.window,
-        frame.sinks,
-    )[:, None, None]
-    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    weights = torch.softmax(wide.masked_fill(~seen, torch.finfo(wide.dtype).min), dim=-1)
-    weights = weights.masked_fill(~seen, 0.0).to(query.dtype)
-    weights = torch.nn.functional.dropout(weights, p=dropout)
-    output = torch.einsum("bkgtn,bknd->bkgtd", weights, value)
-    return output.reshape(batch, heads, tokens, dim), weights.reshape(batch, heads, tokens, columns)
+    positions = frame.key_positions(key.shape[2], query.device)
+    seen = visible(frame.query_positions(query.device), positions, frame.window, frame.sinks)
+    scores = products(query, key)
+    if scoring.sink_query is not None:
+        is_sink = ((positions >= 0) & (positions < frame.sinks))[:, None, None, None]
+        scores = torch.where(is_sink, products(scoring.sink_query, key), scores)
+    return weigh(scores, value, seen, scoring)

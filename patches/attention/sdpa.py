@@ -4,6 +4,7 @@ A block of queries meets the sinks and only the slice of keys that it can see. B
 have the same shape and so the same mask, which is built once.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,39 +12,39 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from patches.attention.explicit import products, weigh
 from patches.attention.mask import visible
 from patches.attention.parts import Parts, split
+from patches.attention.scoring import Scoring
 from patches.frame import Frame, filled_slots
 
 BLOCK = 256
 """Queries per block: small enough to skip what the window hides, large enough for full matrix products."""
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, frame: Frame, scale: float, dropout: float
-) -> tuple[Tensor, None]:
+def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> tuple[Tensor, None]:
     """Attend block by block; arguments and output as ``patches.attention.eager.attend``, without the weights.
 
     Holds: equals the eager reference, forward and backward (tests/patches/test_attention.py).
     """
-    options: dict[str, Any] = {"scale": scale, "dropout_p": dropout}
     if frame.layout == "slots":
-        return _attend_slots(query, key, value, frame, options), None
+        return _attend_slots(query, key, value, frame, scoring), None
     dense = frame.window is None or frame.window >= key.shape[2]
-    if dense and frame.step.past == 0 and not frame.ragged:
+    if dense and frame.step.past == 0 and not frame.ragged and scoring.plain:
         grouped = query.shape[1] != key.shape[1]
-        return scaled_dot_product_attention(
-            query, key, value, is_causal=True, enable_gqa=grouped, **options
-        ), None
+        output = scaled_dot_product_attention(
+            query, key, value, None, scoring.dropout, True, scale=scoring.scale, enable_gqa=grouped
+        )
+        return output, None
     parts = split(key, value, frame)
     blocks = [
-        _attend_block(query, parts, frame, begin, min(begin + BLOCK, frame.tokens), options)
+        _attend_block(query, parts, frame, begin, min(begin + BLOCK, frame.tokens), scoring)
         for begin in range(0, frame.tokens, BLOCK)
     ]
     return torch.cat(blocks, dim=2), None
 
 
-def _attend_slots(query: Tensor, key: Tensor, value: Tensor, frame: Frame, options: dict[str, Any]) -> Tensor:
+def _attend_slots(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> Tensor:
     """One query per row against the filled slots of the cache, whose order does not matter."""
     assert frame.window is not None
     seen = None
@@ -53,12 +54,12 @@ def _attend_slots(query: Tensor, key: Tensor, value: Tensor, frame: Frame, optio
         )
         # A row that is still padding looks at an empty slot, because a softmax over nothing is NaN.
         filled = filled.clamp(min=1)
-        seen = (torch.arange(key.shape[2], device=query.device) < filled[:, None])[:, None, None]
-    return _grouped(query, key, value, seen, options)
+        seen = (torch.arange(key.shape[2], device=query.device) < filled[:, None])[:, None]
+    return _weighed(query, key, value, seen, min(frame.sinks, key.shape[2]), scoring)
 
 
 def _attend_block(
-    query: Tensor, parts: Parts, frame: Frame, begin: int, end: int, options: dict[str, Any]
+    query: Tensor, parts: Parts, frame: Frame, begin: int, end: int, scoring: Scoring
 ) -> Tensor:
     """Queries ``[begin, end)`` against the sinks and the keys from the oldest to the newest that they see."""
     columns = parts.keys.shape[2]
@@ -79,7 +80,9 @@ def _attend_block(
         )
     else:
         seen = _ragged_mask(parts, frame, begin, end, low, high, query.device)
-    return _grouped(query[:, :, begin:end], key, value, seen, options)
+    if scoring.sink_query is not None:
+        scoring = replace(scoring, sink_query=scoring.sink_query[:, :, begin:end])
+    return _weighed(query[:, :, begin:end], key, value, seen, sinks, scoring)
 
 
 def _block_mask(
@@ -91,14 +94,14 @@ def _block_mask(
     window: int | None,
     device: torch.device,
 ) -> Tensor:
-    """``[rows, sinks + columns]`` bool; ``diagonal`` is the column of the first query's own key.
+    """``[1, rows, sinks + columns]`` bool; ``diagonal`` is the column of the first query's own key.
 
     ``first_query`` is the position of the first query, of which it only matters how many sinks it precedes.
     """
     row = torch.arange(rows, device=device)
     to_sinks = visible(first_query + row, torch.arange(sinks, device=device), None, sinks)
     to_window = visible(diagonal + row, torch.arange(columns, device=device), window, 0)
-    return torch.cat([to_sinks, to_window], dim=1)
+    return torch.cat([to_sinks, to_window], dim=1)[None]
 
 
 @lru_cache(maxsize=64)
@@ -112,7 +115,7 @@ def _windowed_mask(*shape: Any) -> Tensor:
 def _ragged_mask(
     parts: Parts, frame: Frame, begin: int, end: int, low: int, high: int, device: torch.device
 ) -> Tensor:
-    """``[B, 1, rows, sinks + columns]`` bool for rows that begin at different columns."""
+    """``[B, rows, sinks + columns]`` bool for rows that begin at different columns."""
     positions = frame.query_positions(device)[:, begin:end]
     to_sinks = visible(positions, torch.arange(parts.sink_keys.shape[2], device=device), None, 0)
     own = parts.keys.shape[2] - frame.tokens + torch.arange(begin, end, device=device)
@@ -122,17 +125,29 @@ def _ragged_mask(
     # A padding query sees its own key, because a softmax over nothing is NaN, which would spread.
     padding = (positions < 0).unsqueeze(-1) & (column == own.unsqueeze(-1))
     to_sinks = to_sinks.expand(to_window.shape[0], -1, -1)
-    return torch.cat([to_sinks, to_window | padding], dim=-1).unsqueeze(1)
+    return torch.cat([to_sinks, to_window | padding], dim=-1)
 
 
-def _grouped(
-    query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, options: dict[str, Any]
+def _weighed(
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, sinks: int, scoring: Scoring
 ) -> Tensor:
+    """Attend to keys of which the first ``sinks`` are the sinks; ``seen`` is ``[1 or B, T, N]`` or None."""
+    if scoring.plain:
+        return _grouped(query, key, value, seen, scoring)
+    scores = products(query, key)
+    if scoring.sink_query is not None:
+        scores = torch.cat([products(scoring.sink_query, key[:, :, :sinks]), scores[..., sinks:]], dim=-1)
+    if seen is None:
+        seen = torch.ones(1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    return weigh(scores, value, seen, scoring)[0]
+
+
+def _grouped(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scoring: Scoring) -> Tensor:
     """Attend with the ``G`` query heads of a KV head as more rows of it: no key is repeated in memory."""
     batch, heads, tokens, dim = query.shape
     groups = heads // key.shape[1]
     rows = query.reshape(batch, key.shape[1], groups * tokens, dim)
-    if seen is not None and groups > 1:
-        seen = seen.unsqueeze(-3).expand(*seen.shape[:-2], groups, *seen.shape[-2:]).flatten(-3, -2)
-    output = scaled_dot_product_attention(rows, key, value, attn_mask=seen, **options)
-    return output.reshape(batch, heads, tokens, dim)
+    if seen is not None:
+        seen = seen.repeat(1, groups, 1)[:, None]
+    output = scaled_dot_product_attention(rows, key, value, seen, scoring.dropout, scale=scoring.scale)
+    return output.reshape(query.shape)

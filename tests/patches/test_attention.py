@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from patches.attention import eager, sdpa
+from patches.attention.scoring import Scoring
 from patches.cache.window import WindowLayer
 from patches.frame import Frame, Step
 from tests.patches.reference import reference_attention
@@ -39,7 +40,7 @@ def stream(backend, query, key, value, sizes, starts, window, sinks):
         begun = None if ragged is None else ragged.clamp(max=past + size)
         keys, values = layer.update(key[:, :, part], value[:, :, part], starts=begun)
         frame = Frame(Step(past, begun), size, window, sinks)
-        outputs.append(backend.attend(query[:, :, part], keys, values, frame, DIM**-0.5, 0.0)[0])
+        outputs.append(backend.attend(query[:, :, part], keys, values, frame, Scoring(DIM**-0.5))[0])
         past += size
     return torch.cat(outputs, dim=2)
 
@@ -86,7 +87,7 @@ def test_global_layers_are_dense_and_causal(name, starts, past):
     query, key, value = draw(2, 4, 2, 30)
     step = Step(past, torch.tensor(starts) if any(starts) else None)
     frame = Frame(step, 30 - past, None, SINKS)
-    got = BACKENDS[name].attend(query[:, :, past:], key, value, frame, DIM**-0.5, 0.0)[0]
+    got = BACKENDS[name].attend(query[:, :, past:], key, value, frame, Scoring(DIM**-0.5))[0]
     want = reference_attention(query, key, value, starts, None, 0, DIM**-0.5)
     shifted = [max(start - past, 0) for start in starts]
     torch.testing.assert_close(real(got, shifted), real(want[:, :, past:], shifted))
@@ -129,7 +130,7 @@ def test_a_mask_first_built_under_inference_mode_serves_training():
 def test_eager_returns_the_weights_of_the_mask():
     query, key, value = draw(1, 4, 2, 20)
     frame = Frame(Step(0), 20, WINDOW, SINKS)
-    weights = eager.attend(query, key, value, frame, DIM**-0.5, 0.0)[1]
+    weights = eager.attend(query, key, value, frame, Scoring(DIM**-0.5))[1]
     rows = torch.arange(20)
     seen = (rows[:, None] >= rows) & ((rows[:, None] - rows < WINDOW) | (rows < SINKS))
     assert weights.shape == (1, 4, 20, 20)

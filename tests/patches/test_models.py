@@ -178,13 +178,13 @@ def test_generation_that_a_window_cannot_serve_is_refused(options, said):
         ({"attention_mask": torch.tensor([[1, 1, 0, 1, 1, 1]])}, "zeros between the tokens"),
         ({"attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0]]), "use_cache": True}, "padding on the right"),
         ({"attention_mask": torch.ones(1, 1, 6, 6)}, "has 4 dimensions"),
-        ({"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]]), "use_cache": False}, "position_ids restart"),
-        ({"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]])}, "position_ids restart"),
+        ({"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]]), "use_cache": True}, "cannot be cached"),
+        ({"position_ids": torch.tensor([[0, 1, 2, 5, 6, 7]])}, "position_ids jump"),
         (
             {"attention_mask": torch.ones(1, 5)},
             "covers 5 tokens; it must cover the 0",
         ),
-        ({"cu_seq_lens_q": torch.tensor([0, 3, 6])}, "cu_seq_lens"),
+        ({"cu_seq_lens_q": torch.tensor([0, 3])}, "must bound the 6 tokens"),
     ],
 )
 def test_inputs_that_a_window_cannot_take_are_refused(inputs, said):

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patches.attention.documents import attend_documents
 from patches.attention.parts import split
+from patches.attention.scoring import Scoring
 from patches.frame import Frame
 
 HEAD_DIM_MAX = 256
@@ -46,7 +48,7 @@ def missing() -> str | None:
     )
 
 
-def refusal(query: Tensor, frame: Frame, dropout: float) -> str | None:
+def refusal(query: Tensor, frame: Frame, scoring: Scoring) -> str | None:
     """Why FlashAttention-2 cannot serve this call, or None."""
     if query.device.type != "cuda":
         return f"the tensors are on {query.device.type}"
@@ -54,22 +56,27 @@ def refusal(query: Tensor, frame: Frame, dropout: float) -> str | None:
         return f"it needs float16 or bfloat16, not {str(query.dtype).removeprefix('torch.')}"
     if query.shape[-1] > HEAD_DIM_MAX or query.shape[-1] % HEAD_DIM_STEP:
         return f"head_dim={query.shape[-1]} is not a multiple of {HEAD_DIM_STEP} up to {HEAD_DIM_MAX}"
-    if frame.ragged:
+    if frame.ragged and (frame.layout != "whole" or frame.step.past):
         return "rows are padded"
-    return "it has no attention dropout" if dropout else None
+    if scoring.softcap is not None:
+        return "PyTorch's FlashAttention-2 has no softcap"
+    if scoring.sink_logits is not None or scoring.sink_query is not None:
+        return "not implemented"
+    return "it has no attention dropout" if scoring.dropout else None
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, frame: Frame, scale: float, dropout: float
-) -> tuple[Tensor, None]:
+def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> tuple[Tensor, None]:
     """Attend on CUDA; arguments and output as ``patches.attention.eager.attend``, without the weights.
 
     Holds: the two parts and their gradient equal the reference, with any window kernel
-    (tests/patches/test_fa2.py), and FlashAttention-2 is such a kernel (the same file, marker ``gpu``).
+    (tests/patches/test_flash.py), and FlashAttention-2 is such a kernel (the same file, marker ``gpu``).
     """
     if frame.layout == "slots":
-        return FLASH.forward(query, key, value, None, scale)[0], None
-    return two_part(query, key, value, frame, scale, FLASH), None
+        return FLASH.forward(query, key, value, None, scoring.scale)[0], None
+    if frame.ragged:
+        rows = frame.step.rows(frame.tokens)
+        return attend_documents(attend, query, key, value, frame, scoring, rows), None
+    return two_part(query, key, value, frame, scoring.scale, FLASH), None
 
 
 def two_part(

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from patches.attention import fa2
-from patches.attention.fa2 import FLASH, WindowKernel, two_part
+from patches.attention import flash
+from patches.attention.flash import FLASH, WindowKernel, two_part
+from patches.attention.scoring import Scoring
 from patches.cache.window import WindowLayer
 from patches.frame import Frame, Step
 from tests.patches.reference import reference_attention
@@ -92,7 +93,8 @@ def test_chunks_after_a_cache_merge_exactly(sizes):
     [
         ({"dtype": torch.float32}, "float16 or bfloat16, not float32"),
         ({"dim": 20}, "head_dim=20"),
-        ({"starts": torch.tensor([3])}, "rows are padded"),
+        ({"starts": torch.tensor([3]), "past": 5}, "rows are padded"),
+        ({"starts": torch.tensor([3])}, None),
         ({"dropout": 0.1}, "no attention dropout"),
         ({}, None),
     ],
@@ -103,13 +105,13 @@ def test_refusals_say_why(change, said):
         dtype = change.get("dtype", torch.bfloat16)
         shape = (1, 4, 40, change.get("dim", 64))
 
-    frame = Frame(Step(0, change.get("starts")), 40, WINDOW, SINKS)
-    reason = fa2.refusal(Query, frame, change.get("dropout", 0.0))
+    frame = Frame(Step(change.get("past", 0), change.get("starts")), 40, WINDOW, SINKS)
+    reason = flash.refusal(Query, frame, Scoring(0.25, dropout=change.get("dropout", 0.0)))
     assert reason is None if said is None else said in reason
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(fa2.missing() is not None, reason=f"FlashAttention-2: {fa2.missing()}")
+@pytest.mark.skipif(flash.missing() is not None, reason=f"FlashAttention-2: {flash.missing()}")
 @pytest.mark.parametrize("length", [SINKS, WINDOW + SINKS + 1, 40, 700])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_flash_attention_equals_the_reference(length, kv_heads):
@@ -124,7 +126,7 @@ def test_flash_attention_equals_the_reference(length, kv_heads):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(fa2.missing() is not None, reason=f"FlashAttention-2: {fa2.missing()}")
+@pytest.mark.skipif(flash.missing() is not None, reason=f"FlashAttention-2: {flash.missing()}")
 def test_a_right_window_that_reaches_the_key_length_is_dropped():
     """Dao-AILab/flash-attention issue 895: the day this fails, the sinks may become a second call.
 
