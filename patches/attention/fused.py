@@ -6,6 +6,7 @@ of ``Scoring`` but dropout happens inside the kernel.
 
 import importlib.util
 import os
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def interpreting() -> bool:
 
 def missing() -> str | None:
     """Why this machine cannot run the kernels, or None."""
-    if importlib.util.find_spec("triton") is None:
+    if not _installed():
         return "triton is not installed (pip install triton)"
     if interpreting():
         return None
@@ -41,12 +42,20 @@ def missing() -> str | None:
     return None if (major, minor) >= CAPABILITY else f"it needs compute capability 8.0, not {major}.{minor}"
 
 
+@cache
+def _installed() -> bool:
+    """Whether there is a triton; every call of a layer asks."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def refusal(query: Tensor, frame: Frame, scoring: Scoring) -> str | None:
     """Why the kernels cannot serve this call, or None."""
     if query.device.type != "cuda" and not (interpreting() and query.device.type == "cpu"):
         return f"the tensors are on {query.device.type}"
     if query.dtype not in DTYPES:
         return f"it needs float16, bfloat16 or float32, not {str(query.dtype).removeprefix('torch.')}"
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        return "Triton's interpreter cannot multiply bfloat16"
     if query.shape[-1] > HEAD_DIM_MAX:
         return f"head_dim={query.shape[-1]} is above {HEAD_DIM_MAX}"
     if frame.layout == "slots":
@@ -59,7 +68,7 @@ def refusal(query: Tensor, frame: Frame, scoring: Scoring) -> str | None:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> tuple[Tensor, None]:
-    """Attend with one kernel; arguments and output as ``patches.attention.eager.attend``, without the weights.
+    """Attend with one kernel; arguments and output as ``patches.attention.eager.attend``, but no weights.
 
     Holds: equals the reference, forward and backward, at every boundary (tests/patches/test_fused.py).
     """

@@ -16,7 +16,7 @@ def _gather(
     BLOCK: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr, MASKED: tl.constexpr,
     CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of keys (unscaled) and values with the queries ``[begin, begin + BLOCK)`` of one head in them.
+    """Gradients of keys (unscaled) and values, with queries ``[begin, begin + BLOCK)`` of one head in them.
 
     Scores are held transposed, ``[columns, queries]``: what multiplies the queries is then in registers.
     """
@@ -87,7 +87,7 @@ def key_gradient_kernel(
         query_base = query + batch * query_batch + head * query_head
         grad_base = grad + batch * grad_batch + head * grad_head
         row = (batch * (tl.num_programs(1) * groups) + head) * tokens
-        for start in range(low, tl.minimum(inside, stop), BLOCK_Q):
+        for start in tl.range(low, tl.minimum(inside, stop), BLOCK_Q, num_stages=1):
             key_acc, value_acc = _gather(
                 query_base, grad_base, lse + row, delta + row, query_row, grad_row, start, tokens, offset,
                 column, end, window, keys, values, dim, factor, cap, key_acc, value_acc,
@@ -99,7 +99,7 @@ def key_gradient_kernel(
                 column, end, window, keys, values, dim, factor, cap, key_acc, value_acc,
                 BLOCK_Q, HEAD, PADDED, False, CAPPED, PRECISION,
             )  # fmt: skip
-        for start in range(leaving, stop, BLOCK_Q):
+        for start in tl.range(leaving, stop, BLOCK_Q, num_stages=1):
             key_acc, value_acc = _gather(
                 query_base, grad_base, lse + row, delta + row, query_row, grad_row, start, tokens, offset,
                 column, end, window, keys, values, dim, factor, cap, key_acc, value_acc,

@@ -1,4 +1,4 @@
-"""The gradient of the queries: one program per block of queries of one head, along the blocks of the forward."""
+"""The gradient of the queries: one program per block of queries of a head, as forward."""
 
 from patches.kernels.language import tl, triton
 from patches.kernels.scores import LOG2E, capped, load_rows, store_rows, visible
@@ -42,7 +42,9 @@ def query_gradient_kernel(
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_S: tl.constexpr, HEAD: tl.constexpr,
     PADDED: tl.constexpr, CAPPED: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write ``d_query``, ``delta [B, H, T]`` (the dot product of gradient and output) and, TURNED, ``d_sink_query``.
+    """Write ``d_query``, ``delta`` and, where TURNED, ``d_sink_query``.
+
+    ``delta [B, H, T]`` float32 is the dot product of the gradient and the output.
 
     Arguments as ``patches.kernels.forward.attend_kernel``; ``grad`` is the gradient of ``output``.
     """
@@ -54,7 +56,15 @@ def query_gradient_kernel(
 
     token = begin + tl.arange(0, BLOCK_Q)
     grads = load_rows(
-        grad + batch * grad_batch + head * grad_head, grad_row, begin, tokens, dim, BLOCK_Q, HEAD, PADDED, True
+        grad + batch * grad_batch + head * grad_head,
+        grad_row,
+        begin,
+        tokens,
+        dim,
+        BLOCK_Q,
+        HEAD,
+        PADDED,
+        True,
     )
     outputs = load_rows(
         output + batch * output_batch + head * output_head, output_row, begin, tokens, dim,
@@ -72,12 +82,12 @@ def query_gradient_kernel(
     acc = tl.zeros([BLOCK_Q, HEAD], dtype=tl.float32)
     if TURNED:
         turned = load_rows(
-            sink_query + batch * sink_query_batch + head * sink_query_head, sink_query_row, begin, tokens, dim,
-            BLOCK_Q, HEAD, PADDED, True,
+            sink_query + batch * sink_query_batch + head * sink_query_head, sink_query_row, begin, tokens,
+            dim, BLOCK_Q, HEAD, PADDED, True,
         )  # fmt: skip
     else:
         turned = queries
-    for start in range(0, tl.minimum(sinks, first + begin + BLOCK_Q), BLOCK_S):
+    for start in tl.range(0, tl.minimum(sinks, first + begin + BLOCK_Q), BLOCK_S, num_stages=1):
         acc = _meet(
             turned, grads, peaks, deltas, key_base, value_base, key_row, value_row, start, sinks,
             first + token, 1 << 30, dim, factor, cap, acc,

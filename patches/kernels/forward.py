@@ -15,7 +15,7 @@ def _meet(
     BLOCK: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr, MASKED: tl.constexpr,
     CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Queries against columns ``[begin, begin + BLOCK)``: the running output, peak and total with them in it."""
+    """The running output, peak and total, with columns ``[begin, begin + BLOCK)`` in them."""
     keys = load_rows(key, key_stride, begin, end, dim, BLOCK, HEAD, PADDED, MASKED)
     scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
     rate = factor
@@ -74,7 +74,7 @@ def attend_kernel(
         turned = load_rows(sink_base, sink_query_row, begin, tokens, dim, BLOCK_Q, HEAD, PADDED, True)
     else:
         turned = queries
-    for start in range(0, tl.minimum(sinks, first + begin + BLOCK_Q), BLOCK_S):
+    for start in tl.range(0, tl.minimum(sinks, first + begin + BLOCK_Q), BLOCK_S, num_stages=1):
         acc, peak, total = _meet(
             turned, key_base, value_base, key_row, value_row, start, sinks, first + token, 1 << 30, dim,
             factor, cap, acc, peak, total,

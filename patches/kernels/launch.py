@@ -59,7 +59,7 @@ def forward(
         geometry: What the columns are.
 
     Returns:
-        Output ``[B, H, T, D]``, in memory ``[B, T, H, D]``, and the natural log-sum-exp ``[B, H, T]`` float32.
+        Output ``[B, H, T, D]``, in memory ``[B, T, H, D]``, and natural log-sum-exp ``[B, H, T]`` float32.
     """
     batch, heads, tokens, dim = query.shape
     tile = _tiles(query).forward
@@ -95,8 +95,8 @@ def backward(
         geometry: as the forward got it.
 
     Returns:
-        The gradients of ``query``, ``key``, ``value`` and ``sink_query`` (None without one) in their dtypes, and
-        the dot products of ``grad`` and ``output``, ``[B, H, T]`` float32.
+        The gradients of ``query``, ``key``, ``value`` and ``sink_query`` (None without one), and the dot
+        products of ``grad`` and ``output``, ``[B, H, T]`` float32.
     """
     delta = torch.empty_like(lse)
     d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)

@@ -20,8 +20,8 @@ def attend(
     """Output and log-sum-exp, as ``patches.kernels.launch.forward``; only the output has a gradient."""
     geometry = Geometry(sinks, skipped, window, first, scale, softcap)
     logits = None if sink_logits is None else sink_logits.float().contiguous()
-    dense = [None if tensor is None else _dense(tensor) for tensor in (query, key, value, sink_query)]
-    return forward(*dense, logits, geometry)
+    turned = None if sink_query is None else _dense(sink_query)
+    return forward(_dense(query), _dense(key), _dense(value), turned, logits, geometry)
 
 
 @attend.register_fake
@@ -37,8 +37,10 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key, value, sink query and sink logits; those of what is None are empty."""
     geometry = Geometry(sinks, skipped, window, first, scale, softcap)
-    dense = [None if tensor is None else _dense(tensor) for tensor in (grad, query, key, value, sink_query)]
-    d_query, d_key, d_value, d_turned, delta = backward(*dense, output, lse, geometry)
+    turned = None if sink_query is None else _dense(sink_query)
+    d_query, d_key, d_value, d_turned, delta = backward(
+        _dense(grad), _dense(query), _dense(key), _dense(value), turned, output, lse, geometry
+    )
     d_logits = None
     if sink_logits is not None:
         weights = torch.exp(sink_logits.float()[:, None] - lse)

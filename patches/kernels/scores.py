@@ -18,18 +18,19 @@ def load_rows(
     base, stride, begin, end, dim,
     BLOCK: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr, BOUNDED: tl.constexpr,
 ):  # fmt: skip
-    """Rows ``[begin, begin + BLOCK)``; zeros from row ``end`` (if BOUNDED) and from dimension ``dim`` (if PADDED)."""
+    """Rows ``[begin, begin + BLOCK)``; zeros from row ``end`` (BOUNDED), dimension ``dim`` (PADDED)."""
     pointers = row_pointers(base, stride, begin, BLOCK, HEAD)
     real_rows = (begin + tl.arange(0, BLOCK) < end)[:, None]
     real_dims = (tl.arange(0, HEAD) < dim)[None, :]
     if BOUNDED and PADDED:
-        return tl.load(pointers, mask=real_rows & real_dims, other=0.0)
+        loaded = tl.load(pointers, mask=real_rows & real_dims, other=0.0)
     elif BOUNDED:
-        return tl.load(pointers, mask=real_rows, other=0.0)
+        loaded = tl.load(pointers, mask=real_rows, other=0.0)
     elif PADDED:
-        return tl.load(pointers, mask=real_dims, other=0.0)
+        loaded = tl.load(pointers, mask=real_dims, other=0.0)
     else:
-        return tl.load(pointers)
+        loaded = tl.load(pointers)
+    return loaded
 
 
 @triton.jit
