@@ -36,13 +36,13 @@ class Tiles:
 
 LARGE = {
     64: Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 3), Tile(32, 128, 8, 3), Tile(64, 32, 4, 2)),
-    128: Tiles(Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(32, 128, 8, 3), Tile(32, 16, 4, 2)),
+    128: Tiles(Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(32, 128, 8, 2), Tile(32, 16, 4, 2)),
     256: Tiles(Tile(128, 32, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1), Tile(32, 16, 4, 1)),
 }
 """Two bytes per number and the shared memory of Hopper, by head size padded to a power of two."""
 
 SMALL = {
-    64: Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(32, 128, 8, 3), Tile(64, 32, 4, 2)),
+    64: Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(32, 128, 8, 2), Tile(64, 32, 4, 2)),
     128: Tiles(Tile(128, 64, 8, 2), Tile(128, 32, 8, 2), Tile(32, 64, 8, 2), Tile(32, 16, 4, 2)),
     256: Tiles(Tile(64, 32, 8, 2), Tile(32, 32, 8, 2), Tile(32, 32, 8, 1), Tile(32, 16, 4, 1)),
 }
