@@ -80,7 +80,7 @@ def _exact(kv_heads: int, size: int, cost: Cost) -> Groups:
 
 
 def _improve(groups: Groups, cost: Cost, screen: Cost, tried: int | None = None) -> Groups:
-    """Swap the pair of heads that helps most until none does; ``screen`` picks the ``tried`` ones measured."""
+    """Swap the pair of heads that helps most until none does; ``screen`` picks the ``tried`` ones."""
     current = groups
     while True:
         swaps = sorted(_swaps(current, screen))[:tried]
