@@ -16,7 +16,7 @@ from patches.attention.explicit import products, weigh
 from patches.attention.mask import visible
 from patches.attention.parts import Parts, split
 from patches.attention.scoring import Scoring
-from patches.frame import Frame, filled_slots
+from patches.frame import Frame
 
 BLOCK = 256
 """Queries per block: small enough to skip what the window hides, large enough for full matrix products."""
@@ -27,7 +27,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
 
     Holds: equals the eager reference, forward and backward (tests/patches/test_attention.py).
     """
-    if frame.layout == "slots":
+    if frame.layout in ("slots", "columns"):
         return _attend_slots(query, key, value, frame, scoring), None
     dense = frame.window is None or frame.window >= key.shape[2]
     if dense and frame.step.past == 0 and not frame.ragged and scoring.plain:
@@ -45,16 +45,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
 
 
 def _attend_slots(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> Tensor:
-    """One query per row against the filled slots of the cache, whose order does not matter."""
-    assert frame.window is not None
-    seen = None
-    if frame.ragged:
-        filled = torch.as_tensor(
-            filled_slots(frame.first + 1, frame.window, frame.sinks), device=query.device
-        )
-        # A row that is still padding looks at an empty slot, because a softmax over nothing is NaN.
-        filled = filled.clamp(min=1)
-        seen = (torch.arange(key.shape[2], device=query.device) < filled[:, None])[:, None]
+    """One query per row against what the cache has filled, whose order does not matter."""
+    seen = frame.filled(key.shape[2], query.device)
+    seen = None if seen is None else seen[:, None]
     return _weighed(query, key, value, seen, min(frame.sinks, key.shape[2]), scoring)
 
 
