@@ -217,6 +217,17 @@ class WindowedForCausalLMMixin(WindowedMixin):
         decodes = inputs_embeds.shape[1] == 1 and check_cache(past_key_values).knows_padding
         return None if decodes else attention_mask
 
+    def init_continuous_batching(self, *_: Any, **__: Any) -> Any:
+        """Refuse the paged cache of transformers, which keeps every token.
+
+        Raises:
+            PolicyError: always.
+        """
+        raise PolicyError(
+            "continuous batching (cache_implementation='paged') keeps its own pages, without a window; use "
+            "generate without it, which takes padded batches"
+        )
+
     def get_compiled_call(self, compile_config: Any) -> Any:
         """As transformers compiles a decode step; passes of many tokens differ in shape and stay eager."""
         compiled = super().get_compiled_call(compile_config)  # type: ignore[misc]

@@ -18,7 +18,8 @@ def make_cache(config: Any, implementation: str | None, max_length: int) -> Wind
 
     Args:
         config: Of a windowed model.
-        implementation: None or ``dynamic`` grows global layers, ``static`` fixes every shape.
+        implementation: None or ``dynamic`` grows global layers, ``offloaded`` grows them in CPU memory,
+            ``static`` fixes every shape.
         max_length: Tokens that a static cache must hold, padding included.
 
     Raises:
@@ -26,6 +27,8 @@ def make_cache(config: Any, implementation: str | None, max_length: int) -> Wind
     """
     if implementation in (None, "dynamic"):
         return WindowedCache(config)
+    if implementation == "offloaded":
+        return WindowedCache(config, offload=True)
     if implementation == "static":
         return WindowedCache(config, max_length=max_length)
     reason = REFUSED.get(str(implementation), SLIDING)

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
+from patches.cache.offloaded import OffloadedLayer, Prefetcher
 from patches.cache.static import Progress, StaticGlobalLayer, StaticWindowLayer, keep_address
 from patches.cache.window import WindowLayer
 from patches.frame import Step
@@ -24,17 +25,21 @@ class WindowedCache(Cache):
     (tests/patches/test_static.py).
     """
 
-    def __init__(self, config: PreTrainedConfig, max_length: int | None = None):
+    def __init__(self, config: PreTrainedConfig, max_length: int | None = None, offload: bool = False):
         """Make an empty cache.
 
         Args:
             config: The config of a windowed model.
             max_length: Columns of static global layers, padding included; window layers bound nothing. None:
                 global layers grow.
+            offload: Keep the keys and values of global layers in CPU memory.
 
         Raises:
-            PolicyError: its ``attention_window`` is missing or wrong, or ``max_length`` is below 1.
+            PolicyError: its ``attention_window`` is missing or wrong, ``max_length`` is below 1, or a static
+                cache is to be offloaded.
         """
+        if max_length is not None and offload:
+            raise PolicyError("a static cache cannot be offloaded: leave out max_length or offload")
         if max_length is not None and max_length < 1:
             raise PolicyError(f"max_length={max_length} must be a number of tokens, at least 1")
         layers: int = config.num_hidden_layers
@@ -43,8 +48,11 @@ class WindowedCache(Cache):
         self.starts: Tensor | None = None
         self.begun = True
         self.max_length = max_length
+        self.offloaded = offload
         self.progress = None if max_length is None else Progress()
         super().__init__(layers=[self._layer(index) for index in range(layers)])
+        visiting = [layer for layer in self.layers if isinstance(layer, OffloadedLayer)]
+        self.prefetcher = Prefetcher(visiting) if visiting else None
 
     @property
     def nbytes(self) -> int:
@@ -57,7 +65,11 @@ class WindowedCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Store new tokens of one layer; see ``WindowLayer.update``."""
         starts = None if self.starts is None else self.starts.to(key_states.device)
-        return super().update(key_states, value_states, layer_idx, starts=starts)
+        stored = super().update(key_states, value_states, layer_idx, starts=starts)
+        layer = self.layers[layer_idx]
+        if self.prefetcher is not None and isinstance(layer, OffloadedLayer):
+            self.prefetcher.after(layer)
+        return stored
 
     @property
     def knows_padding(self) -> bool:
@@ -130,11 +142,11 @@ class WindowedCache(Cache):
         return super().get_query_offset(layer_idx) if self.progress is None else self.progress.columns
 
     def reset(self) -> None:
-        """Forget everything; window layers and static ones keep their memory."""
+        """Forget everything; only layers that grow on their device give up their memory."""
         if self.progress is not None:
             self.progress.set(0)
         for index, layer in enumerate(self.layers):
-            if isinstance(layer, WindowLayer | StaticGlobalLayer):
+            if isinstance(layer, WindowLayer | StaticGlobalLayer | OffloadedLayer):
                 layer.reset()
             else:
                 # transformers 5.17 only zeroes a growing layer on reset, which leaves its tokens in place.
@@ -175,8 +187,10 @@ class WindowedCache(Cache):
 
     def _layer(self, index: int) -> CacheLayerMixin:
         window, sinks = self.policy.window_of(index), self.policy.sinks
-        if self.progress is None or self.max_length is None:
-            return DynamicLayer() if window is None else WindowLayer(window, sinks)
-        if window is None:
-            return StaticGlobalLayer(self.max_length, self.progress)
-        return StaticWindowLayer(window, sinks, self.progress)
+        if self.progress is not None and self.max_length is not None:
+            if window is None:
+                return StaticGlobalLayer(self.max_length, self.progress)
+            return StaticWindowLayer(window, sinks, self.progress)
+        if window is not None:
+            return WindowLayer(window, sinks)
+        return OffloadedLayer() if self.offloaded else DynamicLayer()
