@@ -37,9 +37,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
         )
         return output, None
     parts = split(key, value, frame)
+    # Masks repeat for the heads of a group; only a window keeps them short.
+    size = BLOCK if frame.window is not None else max(BLOCK * key.shape[1] // query.shape[1], 16)
     blocks = [
-        _attend_block(query, parts, frame, begin, min(begin + BLOCK, frame.tokens), scoring)
-        for begin in range(0, frame.tokens, BLOCK)
+        _attend_block(query, parts, frame, begin, min(begin + size, frame.tokens), scoring)
+        for begin in range(0, frame.tokens, size)
     ]
     return torch.cat(blocks, dim=2), None
 
@@ -61,9 +63,10 @@ def _attend_block(
     if isinstance(parts.first, int):
         low = max(low, parts.first)
     high = max(offset + end, low)
-    key = torch.cat([parts.sink_keys, parts.keys[:, :, low:high]], dim=2)
-    value = torch.cat([parts.sink_values, parts.values[:, :, low:high]], dim=2)
-    sinks = parts.sink_keys.shape[2]
+    key, value, sinks = parts.keys[:, :, low:high], parts.values[:, :, low:high], parts.sink_keys.shape[2]
+    if sinks:
+        key = torch.cat([parts.sink_keys, key], dim=2)
+        value = torch.cat([parts.sink_values, value], dim=2)
     if isinstance(parts.first, int) and isinstance(frame.first, int):
         # Past the sinks only distances matter, so every such block shares one mask.
         first_query = min(frame.first + begin, sinks)

@@ -173,6 +173,16 @@ class StaticGlobalLayer(CacheLayerMixin):
         """Let row ``i`` become what row ``beam_idx[i]`` was, in place."""
         reorder_in_place(self, beam_idx)
 
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row ``repeats`` times, which moves the layer."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = (s.repeat_interleave(repeats, dim=0) for s in (self.keys, self.values))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only the rows ``indices``, which moves the layer."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[indices], self.values[indices]
+
     def get_seq_length(self) -> int:
         """Columns seen, read from the device."""
         return int(self.progress.columns)
