@@ -16,7 +16,7 @@ from patches.attention.explicit import products, weigh
 from patches.attention.mask import visible
 from patches.attention.parts import Parts, split
 from patches.attention.scoring import Scoring
-from patches.frame import Frame, filled_slots
+from patches.frame import Frame
 
 BLOCK = 256
 """Queries per block: small enough to skip what the window hides, large enough for full matrix products."""
@@ -27,7 +27,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
 
     Holds: equals the eager reference, forward and backward (tests/patches/test_attention.py).
     """
-    if frame.layout == "slots":
+    if frame.layout in ("slots", "columns"):
         return _attend_slots(query, key, value, frame, scoring), None
     dense = frame.window is None or frame.window >= key.shape[2]
     if dense and frame.step.past == 0 and not frame.ragged and scoring.plain:
@@ -37,24 +37,19 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
         )
         return output, None
     parts = split(key, value, frame)
+    # Masks repeat for the heads of a group; only a window keeps them short.
+    size = BLOCK if frame.window is not None else max(BLOCK * key.shape[1] // query.shape[1], 16)
     blocks = [
-        _attend_block(query, parts, frame, begin, min(begin + BLOCK, frame.tokens), scoring)
-        for begin in range(0, frame.tokens, BLOCK)
+        _attend_block(query, parts, frame, begin, min(begin + size, frame.tokens), scoring)
+        for begin in range(0, frame.tokens, size)
     ]
     return torch.cat(blocks, dim=2), None
 
 
 def _attend_slots(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> Tensor:
-    """One query per row against the filled slots of the cache, whose order does not matter."""
-    assert frame.window is not None
-    seen = None
-    if frame.ragged:
-        filled = torch.as_tensor(
-            filled_slots(frame.first + 1, frame.window, frame.sinks), device=query.device
-        )
-        # A row that is still padding looks at an empty slot, because a softmax over nothing is NaN.
-        filled = filled.clamp(min=1)
-        seen = (torch.arange(key.shape[2], device=query.device) < filled[:, None])[:, None]
+    """One query per row against what the cache has filled, whose order does not matter."""
+    seen = frame.filled(key.shape[2], query.device)
+    seen = None if seen is None else seen[:, None]
     return _weighed(query, key, value, seen, min(frame.sinks, key.shape[2]), scoring)
 
 
@@ -68,9 +63,10 @@ def _attend_block(
     if isinstance(parts.first, int):
         low = max(low, parts.first)
     high = max(offset + end, low)
-    key = torch.cat([parts.sink_keys, parts.keys[:, :, low:high]], dim=2)
-    value = torch.cat([parts.sink_values, parts.values[:, :, low:high]], dim=2)
-    sinks = parts.sink_keys.shape[2]
+    key, value, sinks = parts.keys[:, :, low:high], parts.values[:, :, low:high], parts.sink_keys.shape[2]
+    if sinks:
+        key = torch.cat([parts.sink_keys, key], dim=2)
+        value = torch.cat([parts.sink_values, value], dim=2)
     if isinstance(parts.first, int) and isinstance(frame.first, int):
         # Past the sinks only distances matter, so every such block shares one mask.
         first_query = min(frame.first + begin, sinks)
