@@ -14,17 +14,18 @@ from patches.cache.choice import make_cache
 from patches.cache.windowed import WindowedCache
 from patches.frame import Step
 from patches.heads import all_alike, give_own_heads
+from patches.names import StockNames
 from patches.policy import PolicyError, WindowPolicy
 from patches.rows import check_cache, find_documents, next_step
 from patches.turning import Turn, frequencies, turn_of
 
-# Here, because every windowed class imports this module, also in a folder that carries only some of them.
+# Here, because every windowed class imports this module, also in a checkpoint that carries its own alone.
 backends.register()
 
 ROLLBACK_MODES = (GenerationMode.ASSISTED_GENERATION,)
 
 
-class WindowedMixin:
+class WindowedMixin(StockNames):
     """Any windowed model: its attention implementation is one of ours, whatever name asks for it."""
 
     config: Any
