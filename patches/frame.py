@@ -108,7 +108,7 @@ class Frame:
             return "whole"
         return "slots" if self.tokens == 1 else "chunk"
 
-    @cached_property
+    @property
     def first(self) -> int | Tensor:
         """Position of the first query: an int, or ``[B]`` when the rows are ragged."""
         return self.step.past if self.step.starts is None else self.step.past - self.step.starts
