@@ -103,6 +103,6 @@ def test_a_global_layer_adds_its_own_cache_and_one_block_of_scores(static, copie
         # A mask in float32 of one block of queries against everything is the largest there may be.
         assert max(sizes) <= max(length * TOKEN_BYTES // 2, GLOBAL_ROWS * length * 4) + 64
     per_token = (peaks[1] - peaks[0]) / (lengths[1] - lengths[0])
-    # Growing layers are copied when they grow, which holds them twice; a mask is bool and float32 for the rows
+    # Growing layers are copied when they grow, which holds them twice; a mask is bool and float32 for rows
     # of one head of the two in a group, then float32 for those of both.
     assert per_token <= copies * TOKEN_BYTES + GLOBAL_ROWS * ((1 + 4) / 2 + 4)
