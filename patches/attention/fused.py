@@ -82,8 +82,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
     assert isinstance(parts.first, int) and isinstance(frame.first, int)
     sinks = parts.sink_keys.shape[2]
     before = key.shape[2] - parts.keys.shape[2]
+    # Under autocast, rotation leaves queries and keys wider than the values, whose type the output has.
+    dtype = value.dtype
+    turned = None if scoring.sink_query is None else scoring.sink_query.to(dtype)
     output, _ = fused_attention(
-        query, key.to(query.dtype), value.to(query.dtype), scoring.sink_query, scoring.sink_logits,
+        query.to(dtype), key.to(dtype), value, turned, scoring.sink_logits,
         sinks, before + parts.first - sinks, EVERYTHING if frame.window is None else frame.window,
         frame.first, float(scoring.scale), float(scoring.softcap or 0.0),
     )  # fmt: skip

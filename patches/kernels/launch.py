@@ -11,7 +11,7 @@ from patches.kernels.backward_keys import key_gradient_kernel, sink_gradient_ker
 from patches.kernels.backward_queries import query_gradient_kernel
 from patches.kernels.forward import attend_kernel
 from patches.kernels.scores import LOG2E
-from patches.kernels.tiles import INTERPRETED, Tile, choose, padded_head, sink_block
+from patches.kernels.tiles import INTERPRETED, Tile, Tiles, choose, padded_head, sink_block
 
 STRETCHES = 64
 """At most this many partial sums of the sinks' gradients: enough programs to fill a GPU, little to add up."""
@@ -179,8 +179,10 @@ def _strides(*tensors: Tensor) -> list[int]:
     return [stride for tensor in tensors for stride in tensor.stride()[:3]]
 
 
-def _tiles(query: Tensor) -> Any:
-    return choose(query.shape[-1], query.element_size()) if query.is_cuda else INTERPRETED
+def _tiles(query: Tensor) -> Tiles:
+    if not query.is_cuda:
+        return INTERPRETED
+    return choose(query.shape[-1], query.element_size(), torch.cuda.get_device_capability(query.device)[0])
 
 
 def _common(query: Tensor, geometry: Geometry, tile: Tile) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""How large the tiles of each kernel are: chosen so that nothing spills and shared memory suffices.
+"""How large the tiles of each kernel are: chosen so that no register spills and shared memory suffices.
 
-The rows are for A100 (164 KB of shared memory) and Hopper (228 KB) alike; ``tests/patches/
-test_kernels_compile.py`` builds them for both.
+Found by compiling, not by timing: no GPU has run them yet. ``tests/patches/test_kernels_compile.py`` compiles
+them for A100 and Hopper.
 """
 
 from dataclasses import dataclass
@@ -34,19 +34,30 @@ class Tiles:
     d_sink: Tile
 
 
-HALF = {
-    64: Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 3), Tile(64, 128, 8, 3), Tile(64, 32, 4, 2)),
-    128: Tiles(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 32, 4, 2)),
-    256: Tiles(Tile(128, 32, 8, 2), Tile(64, 32, 8, 2), Tile(32, 64, 8, 2), Tile(32, 16, 4, 2)),
+LARGE = {
+    64: Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 3), Tile(32, 128, 8, 3), Tile(64, 32, 4, 2)),
+    128: Tiles(Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(32, 128, 8, 3), Tile(32, 16, 4, 2)),
+    256: Tiles(Tile(128, 32, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1), Tile(32, 16, 4, 1)),
 }
-"""Two bytes per number, by head size padded to a power of two."""
+"""Two bytes per number and the shared memory of Hopper, by head size padded to a power of two."""
+
+SMALL = {
+    64: Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(32, 128, 8, 3), Tile(64, 32, 4, 2)),
+    128: Tiles(Tile(128, 64, 8, 2), Tile(128, 32, 8, 2), Tile(32, 64, 8, 2), Tile(32, 16, 4, 2)),
+    256: Tiles(Tile(64, 32, 8, 2), Tile(32, 32, 8, 2), Tile(32, 32, 8, 1), Tile(32, 16, 4, 1)),
+}
+"""Two bytes per number, in what every GPU since Ampere has."""
 
 SINGLE = {
     64: Tiles(Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(32, 16, 4, 2)),
     128: Tiles(Tile(64, 32, 8, 2), Tile(64, 32, 8, 1), Tile(32, 64, 8, 1), Tile(32, 16, 4, 1)),
     256: Tiles(Tile(32, 16, 8, 1), Tile(32, 16, 8, 1), Tile(16, 32, 8, 1), Tile(16, 16, 4, 1)),
 }
-"""Four bytes per number."""
+"""Four bytes per number, in what every GPU since Ampere has."""
+
+LARGE_GENERATIONS = (9, 10)
+LARGE_BYTES = 227 * 1024
+SMALL_BYTES = 99 * 1024
 
 INTERPRETED = Tiles(Tile(32, 16, 1, 1), Tile(16, 32, 1, 1), Tile(16, 32, 1, 1), Tile(16, 16, 1, 1))
 """On a CPU: small, so that small tensors have edges and insides, and of two shapes."""
@@ -62,7 +73,13 @@ def sink_block(sinks: int, limit: int) -> int:
     return min(max(16, 1 << max(sinks - 1, 0).bit_length()), max(16, limit))
 
 
-def choose(head_dim: int, number_bytes: int) -> Tiles:
-    """The tiles for heads of ``head_dim`` numbers of ``number_bytes`` each."""
-    table = HALF if number_bytes == 2 else SINGLE
+def choose(head_dim: int, number_bytes: int, generation: int) -> Tiles:
+    """The tiles for one GPU.
+
+    Args:
+        head_dim: ``D``.
+        number_bytes: of a query's or key's number.
+        generation: The first number of the GPU's compute capability.
+    """
+    table = SINGLE if number_bytes == 4 else LARGE if generation in LARGE_GENERATIONS else SMALL
     return table[max(64, padded_head(head_dim))]

@@ -100,6 +100,12 @@ def test_half_precision_stays_near_float64(dtype):
     check(draw(40, dtype=dtype), Frame(Step(0), 40, WINDOW, SINKS), Scoring(DIM**-0.5))
 
 
+def test_values_of_a_narrower_type_set_the_type_as_under_autocast():
+    query, key, value = draw(12)
+    narrow = value.detach().half().requires_grad_()
+    check([query, key, narrow], Frame(Step(0), 12, WINDOW, SINKS), Scoring(DIM**-0.5))
+
+
 @pytest.mark.parametrize(
     "softcap,with_logits,turned", [(1.5, False, False), (None, True, False), (2.0, True, True)]
 )
