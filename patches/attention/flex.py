@@ -61,32 +61,35 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
 
     Holds: equals the reference (tests/patches/test_flex.py).
     """
-    assert isinstance(frame.first, int)
-    if scoring.sink_query is None:
-        output, lse = _flex(query, key, value, band_of(frame, key.shape[2]), scoring)
-        if scoring.sink_logits is not None and lse is not None:
-            # Of the sum of weights, the logit takes its share and gives it to no value.
-            kept = torch.sigmoid(lse - scoring.sink_logits.float()[:, None])
-            output = (output.float() * kept[..., None]).to(query.dtype)
-        return output, None
+    if scoring.sink_query is not None:
+        return _beside_sinks(query, key, value, frame, scoring, scoring.sink_query), None
+    output, lse = _flex(query, key, value, band_of(frame, key.shape[2]), scoring)
+    if scoring.sink_logits is not None and lse is not None:
+        # Of the sum of weights, the logit takes its share and gives it to no value.
+        kept = torch.sigmoid(lse - scoring.sink_logits.float()[:, None])
+        output = (output.float() * kept[..., None]).to(query.dtype)
+    return output, None
+
+
+def _beside_sinks(
+    query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring, sink_query: Tensor
+) -> Tensor:
+    """The window alone, and the sinks, which meet other queries, merged into it."""
     parts = split(key, value, frame)
+    assert isinstance(parts.first, int) and isinstance(frame.first, int)
     keys, values = parts.keys[:, :, parts.first :], parts.values[:, :, parts.first :]
+    # Queries among the sinks have no key in the window part.
     part = query[:, :, max(query.shape[2] - keys.shape[2], 0) :]
-    part_lse: Tensor | None = query.new_empty(part.shape[:3], dtype=torch.float32)
+    lse: Tensor | None = query.new_empty(part.shape[:3], dtype=torch.float32)
     if part.shape[2]:
         columns = keys.shape[2]
         band = Band(part.shape[2], columns, frame.window or columns, sinks=0, first=0, low=0)
-        part, part_lse = _flex(part, keys, values, band, scoring)
-    assert part_lse is not None
-    sinks = Sinks(
-        scoring.sink_query,
-        parts.sink_keys,
-        parts.sink_values,
-        scoring.sink_logits,
-        frame.first,
-        scoring.scale,
-    )
-    return forward(part, part_lse, sinks)[0], None
+        part, lse = _flex(part, keys, values, band, scoring)
+    assert lse is not None
+    logits, first = scoring.sink_logits, frame.first
+    return forward(
+        part, lse, Sinks(sink_query, parts.sink_keys, parts.sink_values, logits, first, scoring.scale)
+    )[0]
 
 
 def band_of(frame: Frame, columns: int) -> Band:
