@@ -85,7 +85,8 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
         """
         if self.attention_window is None and self.is_heterogeneous:
             native = getattr(self, "sliding_window", None)
-            if native is not None:
+            # Qwen2 with experts says 0 for none.
+            if native:
                 raise PolicyError(
                     f"sliding_window={native!r} is not what a windowed model attends by: say it in "
                     "attention_window, or set it to null for full attention"

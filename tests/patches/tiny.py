@@ -53,14 +53,14 @@ def windowed_model(family: str, seed: int = 0, **options: object) -> PreTrainedM
 
 
 def dense_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The model of transformers with the same weights, eager and without any window."""
+    """The model of transformers with the same weights, eager and without any window of ours."""
     base = next(kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers."))
     entry = model.config.to_dict()
     for key in ("attention_window", "layer_types", "model_type"):
         entry.pop(key, None)
     if "native_layer_types" in entry:
         entry["layer_types"] = entry.pop("native_layer_types")
-    twin = base(base.config_class(**entry, attn_implementation="eager")).eval()
+    twin = base(base.config_class(**entry, attn_implementation="eager")).eval().to(model.dtype)
     twin.load_state_dict(model.state_dict())
     return twin
 
