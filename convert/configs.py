@@ -8,7 +8,7 @@ from convert.families.forms import NativeWindow, Sibling
 from convert.window import Window
 
 REMOTE_MODULE = "headroom_windowed"
-WINDOWED_LAYER = "sinks_and_window"
+FULL, NATIVE_WINDOW, WINDOWED_LAYER = "full_attention", "sliding_attention", "sinks_and_window"
 SIBLING_FORMAT = "5.17.0"
 """``transformers_version`` of moved configs: transformers takes older Ministrals' tokenizers for broken."""
 
@@ -32,7 +32,7 @@ def native_window(
         written[native.switch] = True
     types = _layer_types(window, layers)
     if native.first_layer is not None:
-        written[native.first_layer[0]] = types.index("sliding_attention")
+        written[native.first_layer[0]] = types.index(NATIVE_WINDOW)
     if native.per_layer:
         written["layer_types"] = types
     return written
@@ -122,15 +122,24 @@ def windowed(family: Family, config: Mapping[str, Any], window: Window, layers: 
         "positions": window.positions,
         "global_layers": list(window.global_layers),
     }
-    # Left on, these make transformers build its own cache without sinks.
     if family.window is not None:
-        written["sliding_window"] = None
-        if family.window.switch is not None:
-            written[family.window.switch] = False
+        written |= _native_window(family, family.window, config, layers)
     # A kind of layer that transformers does not know: code that ignores model_type is refused instead of
     # running densely. The windowed config classes drop it on reading and write it again on saving.
     return written | {"layer_types": _layer_types(window, layers, WINDOWED_LAYER)}
 
 
-def _layer_types(window: Window, layers: int, bounded: str = "sliding_attention") -> list[str]:
-    return ["full_attention" if layer in window.global_layers else bounded for layer in range(layers)]
+def _layer_types(window: Window, layers: int, bounded: str = NATIVE_WINDOW) -> list[str]:
+    return [FULL if layer in window.global_layers else bounded for layer in range(layers)]
+
+
+def _native_window(
+    family: Family, native: NativeWindow, config: Mapping[str, Any], layers: int
+) -> dict[str, Any]:
+    """Write how the source itself slides, as a windowed class reads it."""
+    kinds = [NATIVE_WINDOW if family.is_sliding(config, layer) else FULL for layer in range(layers)]
+    if native.per_layer and NATIVE_WINDOW in kinds:
+        # What a layer was says how far it may look, and in some families what positions it has.
+        return {"sliding_window": family.window_size(config), "native_layer_types": kinds}
+    # Left on, these make transformers build its own cache without sinks.
+    return {"sliding_window": None} | ({} if native.switch is None else {native.switch: False})

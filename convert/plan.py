@@ -93,7 +93,7 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
         edits = {**moves, **(plan_edits(job) if streams else plan_layers(job))}
     files = plan_files(plan_pieces(weights, edits, dropped, dtype), shard_bytes)
     carried = list_carried(source.folder)
-    code = flatten(code_root or find_package()) if form.tier == "windowed" else {}
+    code = flatten(code_root or find_package(), family.model_type) if form.tier == "windowed" else {}
     check_space(request.destination, count_bytes(source, files, carried))
     if dtype is not None:
         form.config["torch_dtype" if "torch_dtype" in form.config else "dtype"] = config_name(dtype)

@@ -13,30 +13,31 @@ from convert.configs import REMOTE_MODULE
 from convert.errors import ConvertError
 
 PACKAGE = "patches"
-ENTRY = f"{PACKAGE}.remote"
+FAMILIES = f"{PACKAGE}.families"
 
 
 def find_package() -> Path:
     """Find the folder of the ``patches`` package without running it.
 
     Raises:
-        ConvertError: it is not installed here, or has no entry file.
+        ConvertError: it is not installed here, or has no families.
     """
     spec = importlib.util.find_spec(PACKAGE)
     folders = list(spec.submodule_search_locations or []) if spec else []
     for folder in folders:
-        if _file_of(ENTRY, Path(folder)) is not None:
+        if _file_of(FAMILIES, Path(folder)) is not None:
             return Path(folder)
     raise ConvertError(
         "a windowed checkpoint carries the code of the patches package, which is not installed here"
     )
 
 
-def flatten(package: Path) -> dict[str, str]:
-    """Flatten the entry file of a package and everything it imports from that package.
+def flatten(package: Path, model_type: str) -> dict[str, str]:
+    """Flatten the classes of one family and everything they import from their package.
 
     Args:
         package: Folder of the package, which is called ``patches`` in its own imports.
+        model_type: Of the source. Other families stay behind, which the transformers there may not have.
 
     Returns:
         File names and their contents, ready to be written beside a ``config.json``.
@@ -46,10 +47,11 @@ def flatten(package: Path) -> dict[str, str]:
     """
     files: dict[str, str] = {}
     flattened: dict[str, str] = {}
-    pending = [ENTRY]
+    entry = f"{FAMILIES}.{model_type}"
+    pending = [entry]
     while pending:
         module = pending.pop()
-        name = f"{_flat_name(module)}.py"
+        name = f"{REMOTE_MODULE if module == entry else _flat_name(module)}.py"
         if flattened.get(name, module) != module:
             raise ConvertError(f"cannot flatten both {flattened[name]} and {module}: each would be {name}")
         if name in files:
@@ -64,8 +66,6 @@ def flatten(package: Path) -> dict[str, str]:
 
 
 def _flat_name(module: str) -> str:
-    if module == ENTRY:
-        return REMOTE_MODULE
     return "_".join(["headroom", *module.split(".")[1:]])
 
 

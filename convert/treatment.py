@@ -87,8 +87,8 @@ def check_family(treatment: Treatment, family: Family, config: Mapping[str, Any]
     """
     if treatment.search and family.ordered(config):
         raise ConvertError(
-            f"group='search' moves heads, but here each query head of {family.model_type} has a slope of its "
-            "own (ALiBi); use --group adjacent"
+            f"group='search' moves heads, but here each query head of {family.model_type} has a number of "
+            "its own (an ALiBi slope or a sink logit); use --group adjacent"
         )
     if treatment.method.pool is not None:
         return ()

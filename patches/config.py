@@ -9,7 +9,7 @@ from patches.heads import check_per_layer
 from patches.policy import PolicyError, WindowPolicy
 
 REMOTE_PACKAGE = "transformers_modules"
-GLOBAL, WINDOWED = "full_attention", "sinks_and_window"
+GLOBAL, WINDOWED, NATIVE_WINDOW = "full_attention", "sinks_and_window", "sliding_attention"
 
 
 class OwnCodeConfigMixin:
@@ -28,8 +28,8 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
 
     On disk ``layer_types`` names a kind of layer that transformers does not have, so that code which ignores
     ``model_type`` (``LlamaForCausalLM.from_pretrained`` on a windowed folder) is refused instead of running
-    densely. In memory every layer is ``full_attention``, which makes transformers prepare one causal mask,
-    ours.
+    densely. In memory it names what each layer was trained as, on which its positions depend in some
+    families; ``native_layer_types`` keeps that on disk where some of them slide.
     """
 
     attention_window: Any
@@ -43,8 +43,9 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
     def __post_init__(self, **kwargs: Any) -> None:
         self.attention_window = kwargs.pop("attention_window", None)
         kwargs.pop("layer_types", None)
+        native = kwargs.pop("native_layer_types", None)
         if "layer_types" in type(self).__dataclass_fields__:  # type: ignore[attr-defined]
-            setattr(self, "layer_types", None)  # noqa: B010 - a field of some families only
+            setattr(self, "layer_types", native)  # noqa: B010 - a field of some families only
         super().__post_init__(**kwargs)  # type: ignore[misc]
         if self._attn_implementation is None:
             # A dense class that is given this config then meets our attention, which refuses to serve it.
@@ -53,6 +54,9 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
     def to_dict(self) -> dict[str, Any]:
         """As JSON, with the ``layer_types`` that only windowed classes read."""
         entry = super().to_dict()
+        native = entry.pop("layer_types", None)
+        if native is not None and NATIVE_WINDOW in native:
+            entry["native_layer_types"] = native
         if self.attention_window is not None:
             policy = self.window_policy
             entry["layer_types"] = [
@@ -77,14 +81,31 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
         """The checked ``attention_window``, which only a config with a ``per_layer_config`` may leave out.
 
         Raises:
-            PolicyError: it is missing or wrong.
+            PolicyError: it is missing or wrong, or lets a layer see farther than it was trained to.
         """
         if self.attention_window is None and self.is_heterogeneous:
             native = getattr(self, "sliding_window", None)
-            if native is not None:
+            # Qwen2 with experts says 0 for none.
+            if native:
                 raise PolicyError(
                     f"sliding_window={native!r} is not what a windowed model attends by: say it in "
                     "attention_window, or set it to null for full attention"
                 )
             return WindowPolicy.without_window(self.num_hidden_layers)
-        return WindowPolicy.from_config(self.attention_window, self.num_hidden_layers)
+        policy = WindowPolicy.from_config(self.attention_window, self.num_hidden_layers)
+        self._check_reach(policy)
+        return policy
+
+    def _check_reach(self, policy: WindowPolicy) -> None:
+        """Refuse a policy that widens a layer which slides in the architecture itself."""
+        reach, kinds = getattr(self, "sliding_window", None), getattr(self, "layer_types", None) or ()
+        for layer, kind in enumerate(kinds):
+            if kind != NATIVE_WINDOW or reach is None:
+                continue
+            size = policy.window_of(layer)
+            if size is None or size > reach:
+                wanted = "global" if size is None else f"given a window of {size} tokens"
+                raise PolicyError(
+                    f"attention_window: layer {layer} slides over {reach} tokens in this architecture and "
+                    f"cannot be {wanted}; it never saw farther"
+                )

@@ -16,6 +16,7 @@ from convert.families.gemma import GEMMA, GEMMA2, GEMMA3_TEXT
 from convert.families.glm import GLM, GLM4
 from convert.families.gpt2 import GPT_2
 from convert.families.gpt_neox import GPT_NEOX
+from convert.families.gpt_oss import GPT_OSS
 from convert.families.gptj import GPT_J
 from convert.families.granite import GRANITE, GRANITEMOE
 from convert.families.helium import HELIUM
@@ -55,6 +56,7 @@ RECORDS: tuple[Family, ...] = (
     GLM4,
     GPT_2,
     GPT_NEOX,
+    GPT_OSS,
     GPT_J,
     GRANITE,
     GRANITEMOE,

@@ -9,6 +9,7 @@ APERTUS = Family(
     prefix="Apertus",
     layout=Separate(qkv_bias=("attention_bias", False), output_bias=("attention_bias", False)),
     defaults=sizes(4096, layers=32, heads=32),
+    windowed=True,
     norm=True,
     note="query and key norms are the same for all heads and stay",
 )

@@ -9,4 +9,5 @@ ARCEE = Family(
     prefix="Arcee",
     layout=Separate(qkv_bias=("attention_bias", False), output_bias=("attention_bias", False)),
     defaults=sizes(2560, layers=32, heads=32),
+    windowed=True,
 )

@@ -21,6 +21,7 @@ COHERE = Family(
         norm_rows=True,
     ),
     defaults=sizes(8192, layers=40, heads=64),
+    windowed=True,
     interleaved=True,
     norm=("use_qk_norm", False),
     note="with use_qk_norm each head has norm weights, merged too",
@@ -44,6 +45,7 @@ COHERE2 = Cohere2(
     window=NativeWindow(
         default_size=4096, period=("sliding_window_pattern", 4), per_layer=True, kinds_differ=True
     ),
+    windowed=True,
     interleaved=True,
     note="layers that do not slide have no positions",
 )

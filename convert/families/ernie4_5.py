@@ -9,5 +9,6 @@ ERNIE4_5 = Family(
     prefix="Ernie4_5",
     layout=Separate(qkv_bias=("use_bias", False), output_bias=("use_bias", False)),
     defaults=sizes(1024, layers=18, heads=16, kv_heads=2, head_dim=128),
+    windowed=True,
     interleaved=True,
 )

@@ -27,6 +27,7 @@ EXAONE4 = Exaone4(
     window=NativeWindow(
         default_size=4096, period=("sliding_window_pattern", 4), per_layer=True, kinds_differ=True
     ),
+    windowed=True,
     residual="post_attention_layernorm",
     norm=True,
     note="layers that do not slide have no positions",

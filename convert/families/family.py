@@ -209,7 +209,7 @@ class Family:
         return is_on(self.norm, config)
 
     def ordered(self, config: Config) -> bool:
-        """Say whether heads cannot change places, because each has a slope of its own."""
+        """Say whether heads cannot change places, because each has a number of its own."""
         return is_on(self.alibi, config)
 
     def fixed(self, config: Config) -> str | None:

@@ -14,6 +14,7 @@ GEMMA = Family(
     layout=LAYOUT,
     defaults=sizes(3072, layers=28, heads=16, kv_heads=16, head_dim=256),
     refuses=REFUSES,
+    windowed=True,
 )
 
 GEMMA2 = Family(
@@ -23,6 +24,7 @@ GEMMA2 = Family(
     defaults=sizes(2304, layers=26, heads=8, kv_heads=4, head_dim=256),
     refuses=REFUSES,
     window=NativeWindow(default_size=4096, period=("", 2), per_layer=True),
+    windowed=True,
     residual="post_attention_layernorm",
     note="every other layer slides already",
 )
@@ -36,6 +38,7 @@ GEMMA3_TEXT = Family(
     window=NativeWindow(
         default_size=4096, period=("sliding_window_pattern", 6), per_layer=True, kinds_differ=True
     ),
+    windowed=True,
     residual="post_attention_layernorm",
     norm=True,
     note="text models; each kind of layer has its own positions",

@@ -11,6 +11,7 @@ GRANITE = Family(
     prefix="Granite",
     layout=LAYOUT,
     defaults=sizes(4096, layers=32, heads=32),
+    windowed=True,
     residual_multiplier="residual_multiplier",
 )
 
@@ -19,5 +20,6 @@ GRANITEMOE = Family(
     prefix="GraniteMoe",
     layout=LAYOUT,
     defaults=sizes(4096, layers=32, heads=32),
+    windowed=True,
     residual_multiplier="residual_multiplier",
 )

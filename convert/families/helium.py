@@ -9,5 +9,6 @@ HELIUM = Family(
     prefix="Helium",
     layout=Separate(qkv_bias=("attention_bias", False)),
     defaults=sizes(2560, layers=24, heads=20, kv_heads=20, head_dim=128),
+    windowed=True,
     interleaved=True,
 )

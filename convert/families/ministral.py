@@ -11,4 +11,5 @@ MINISTRAL = Family(
     layout=Separate(),
     defaults=sizes(4096, layers=32, heads=32, kv_heads=8),
     window=NativeWindow(default_size=4096, per_layer=True),
+    windowed=True,
 )

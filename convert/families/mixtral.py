@@ -11,5 +11,6 @@ MIXTRAL = Family(
     layout=Separate(),
     defaults=sizes(4096, layers=32, heads=32, kv_heads=8),
     window=NativeWindow(),
+    windowed=True,
     note="one window for every layer",
 )

@@ -9,6 +9,7 @@ PHI = Family(
     prefix="Phi",
     layout=Separate(output="dense", qkv_bias=True, output_bias=True),
     defaults=sizes(2048, layers=24, heads=32),
+    windowed=True,
     rotary_part=0.5,
     rotary_keys=("partial_rotary_factor",),
     norm=("qk_layernorm", False),

@@ -11,6 +11,7 @@ PHI3 = Family(
     layout=Concatenated(name="qkv_proj"),
     defaults=sizes(3072, layers=32, heads=32),
     window=NativeWindow(),
+    windowed=True,
     rotary_keys=("partial_rotary_factor",),
     note="queries, keys and values are one tensor",
 )

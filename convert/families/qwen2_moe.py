@@ -28,5 +28,6 @@ QWEN2_MOE = Qwen2Moe(
         per_layer=True,
         broken="transformers does not give qwen2_moe's window to FlashAttention, which would attend densely",
     ),
+    windowed=True,
     note="key and value biases are merged like their weights",
 )

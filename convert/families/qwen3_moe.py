@@ -11,6 +11,7 @@ QWEN3_MOE = Family(
     layout=Separate(qkv_bias=("attention_bias", False), output_bias=("attention_bias", False)),
     defaults=sizes(2048, layers=24, heads=32, kv_heads=4),
     window=NativeWindow(default_size=4096, switch="use_sliding_window"),
+    windowed=True,
     norm=True,
     note="query and key norms are the same for all heads and stay",
 )

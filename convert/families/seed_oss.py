@@ -9,5 +9,6 @@ SEED_OSS = Family(
     prefix="SeedOss",
     layout=Separate(qkv_bias=("attention_bias", True), output_bias=("attention_out_bias", False)),
     defaults=sizes(4096, layers=64, heads=80, kv_heads=8, head_dim=128),
+    windowed=True,
     note="key and value biases are merged like their weights",
 )

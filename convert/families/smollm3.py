@@ -42,5 +42,6 @@ SMOLLM3 = SmolLM3(
     layout=Separate(qkv_bias=("attention_bias", False), output_bias=("attention_bias", False)),
     defaults=sizes(2048, layers=36, heads=16, kv_heads=4),
     window=NativeWindow(switch="use_sliding_window", per_layer=True),
+    windowed=True,
     note="layers without positions stay without",
 )

@@ -11,5 +11,6 @@ STARCODER2 = Family(
     layout=Separate(qkv_bias=("use_bias", True), output_bias=("use_bias", True)),
     defaults=sizes(3072, layers=30, heads=24, kv_heads=2) | {"initializer_range": 0.018042},
     window=NativeWindow(),
+    windowed=True,
     note="one window for every layer",
 )

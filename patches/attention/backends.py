@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.utils import logging
 
-from patches.attention import eager, flash, fused, sdpa
+from patches.attention import eager, flash, flex, fused, sdpa
 from patches.attention.documents import Attend, attend_documents
 from patches.attention.scoring import Scoring
 from patches.frame import Frame, Step
@@ -63,6 +63,15 @@ BACKENDS = {
         ),
         Backend("sdpa", "sdpa", sdpa.attend, "any device"),
         Backend("eager", "eager", eager.attend, "any device; the reference, returns weights"),
+        Backend(
+            "flex",
+            "flex_attention",
+            flex.attend,
+            "CUDA; CPU forward; compiled",
+            flex.missing,
+            flex.refusal,
+            automatic=False,
+        ),
     )
 }
 """In the order of preference; the automatic choice is the first that does not refuse."""

@@ -58,7 +58,7 @@ def refusal(query: Tensor, frame: Frame, scoring: Scoring) -> str | None:
         return "Triton's interpreter cannot multiply bfloat16"
     if query.shape[-1] > HEAD_DIM_MAX:
         return f"head_dim={query.shape[-1]} is above {HEAD_DIM_MAX}"
-    if frame.layout == "slots":
+    if frame.layout in ("slots", "columns"):
         return "it does not read the slots of a cache in decoding"
     if frame.ragged and frame.step.past:
         return "rows are padded"

@@ -4,34 +4,23 @@ import copy
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
 from transformers.generation import GenerationConfig, GenerationMode
 
 from patches.grouped import packed
 from patches.grouped.attention import GroupedAttention
 from patches.grouped.cache import GroupedCache
+from patches.names import StockNames
 from patches.policy import PolicyError
 
 # Here, because every grouped class imports this module, also in a folder that carries only some of them.
 packed.register()
 
 
-class GroupedMixin:
+class GroupedMixin(StockNames):
     """A decoder, with or without its head, whose attention modules are grouped ones."""
 
     attention_class: type[GroupedAttention]
     config: Any
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Give the class the names that its class of transformers reads and writes in checkpoints."""
-        super().__init_subclass__(**options)
-        stock = next(base for base in cls.__mro__ if base.__module__.startswith("transformers."))
-        names = get_checkpoint_conversion_mapping(stock.__name__)
-        if names is not None:
-            register_checkpoint_conversion_mapping(cls.__name__, names, overwrite=True)
 
     def __init__(self, config: PreTrainedConfig):
         """Build the model of transformers, then put grouped attention into its layers.

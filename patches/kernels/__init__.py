@@ -1,1 +1,1 @@
-"""Triton kernels, imported only where they run."""
+"""What runs on the device: PyTorch's FlashAttention-2, and kernels in Triton with a plain twin for each."""

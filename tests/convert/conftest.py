@@ -125,11 +125,12 @@ def edit_config() -> Callable[..., None]:
 def fake_patches(tmp_path: Path) -> Path:
     """A package with the shape of ``patches``, for the windowed tier."""
     root = tmp_path / "fake" / "patches"
-    (root / "models").mkdir(parents=True)
-    for package in (root, root / "models"):
+    for package in (root, root / "families", root / "models"):
+        package.mkdir(parents=True)
         (package / "__init__.py").write_text("")
-    (root / "remote.py").write_text("from patches.models.llama import WindowedLlamaConfig\n")
-    (root / "models" / "llama.py").write_text("class WindowedLlamaConfig:\n    pass\n")
+    for family in ("llama", "mistral", "qwen2", "qwen3"):
+        (root / "families" / f"{family}.py").write_text("from patches.models.llama import Windowed\n")
+    (root / "models" / "llama.py").write_text("class Windowed:\n    pass\n")
     return root
 
 

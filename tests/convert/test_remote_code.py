@@ -9,10 +9,13 @@ import pytest
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
 from convert import ConvertError
+from convert.families import FAMILIES
 from convert.remote_code import find_package, flatten
 
 NESTED = {
-    "remote.py": "from patches.a.b import (\n    one,\n    two as second,\n)\n\nTOTAL = one + second\n",
+    "families/llama.py": (
+        "from patches.a.b import (\n    one,\n    two as second,\n)\n\nTOTAL = one + second\n"
+    ),
     "a/__init__.py": "",
     "a/b.py": (
         '"""Doc."""\nfrom __future__ import annotations\n\nfrom patches.a import c, d as other\n'
@@ -37,7 +40,7 @@ def write_package(root: Path, files: dict[str, str]) -> Path:
 
 
 def test_flat_files_compute_the_same(tmp_path: Path) -> None:
-    flat = flatten(write_package(tmp_path, NESTED))
+    flat = flatten(write_package(tmp_path, NESTED), "llama")
     assert set(flat) == {
         "headroom_windowed.py",
         "headroom_a_b.py",
@@ -60,7 +63,7 @@ def test_flat_files_compute_the_same(tmp_path: Path) -> None:
 
 
 def test_transformers_follows_every_file(tmp_path: Path) -> None:
-    flat = flatten(write_package(tmp_path, NESTED))
+    flat = flatten(write_package(tmp_path, NESTED), "llama")
     for name, text in flat.items():
         (tmp_path / name).write_text(text)
     followed = {Path(file).name for file in get_relative_import_files(tmp_path / "headroom_windowed.py")}
@@ -70,32 +73,37 @@ def test_transformers_follows_every_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"remote.py": "import patches.a\n"}, "cannot flatten 'import patches.a'"),
-        ({"remote.py": "from .a import b\n"}, "relative import"),
-        ({"remote.py": "from patches import a\n"}, "'from patches import'"),
-        ({"remote.py": "from patches.gone import a\n"}, "patches.gone does not exist"),
-        ({"remote.py": "def broken(:\n"}, "line 1 is broken"),
+        ({"families/llama.py": "import patches.a\n"}, "cannot flatten 'import patches.a'"),
+        ({"families/llama.py": "from .a import b\n"}, "relative import"),
+        ({"families/llama.py": "from patches import a\n"}, "'from patches import'"),
+        ({"families/llama.py": "from patches.gone import a\n"}, "patches.gone does not exist"),
+        ({"families/llama.py": "def broken(:\n"}, "line 1 is broken"),
         (
             {
-                "remote.py": "from patches.a.b import x\nfrom patches.a_b import y\n",
+                "families/llama.py": "from patches.a.b import x\nfrom patches.a_b import y\n",
                 "a/b.py": "",
                 "a_b.py": "",
             },
             "cannot flatten both",
         ),
-        ({"other.py": ""}, "patches.remote does not exist"),
+        ({"other.py": ""}, "patches.families.llama does not exist"),
     ],
 )
 def test_what_cannot_be_flattened_is_refused(files: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match=message):
-        flatten(write_package(tmp_path, files))
+        flatten(write_package(tmp_path, files), "llama")
 
 
 def test_the_real_package_needs_nothing_but_torch_and_transformers(tmp_path: Path) -> None:
     spec = importlib.util.find_spec("patches")
-    if spec is None or not Path(spec.submodule_search_locations[0], "remote.py").is_file():
-        pytest.skip("patches/remote.py is not there")
-    for name, text in flatten(find_package()).items():
+    if spec is None or not Path(spec.submodule_search_locations[0], "families/llama.py").is_file():
+        pytest.skip("patches/families is not there")
+    files: dict[str, str] = {}
+    for family in (family for family in FAMILIES.values() if family.windowed or not family.grouped):
+        flat = flatten(find_package(), family.model_type)
+        assert f"class Windowed{family.prefix}ForCausalLM" in flat["headroom_windowed.py"]
+        files |= flat | {f"{family.model_type}.py": flat["headroom_windowed.py"]}
+    for name, text in files.items():
         (tmp_path / name).write_text(text)
         third_party = set(get_imports(tmp_path / name)) - set(sys.stdlib_module_names)
         assert third_party <= {"torch", "transformers"}, name

@@ -11,8 +11,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging
 
+import patches
 from convert import ConvertError, Request, convert
 from convert.families import FAMILIES
+from tests.convert.tiny import MIXED
 
 LENGTH, WINDOW = 24, 5
 TOKENS = torch.randint(0, 64, (2, LENGTH), generator=torch.Generator().manual_seed(1))
@@ -220,9 +222,25 @@ assert "patches" not in sys.modules
 """
 
 
+CHANGES = {"ministral": {"layer_types": MIXED["layer_types"]}, "gemma2": {"attn_logit_softcapping": 2.0}}
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.windowed])
+def test_windowed_tier_is_the_masked_source(family: str, make_checkpoint, tmp_path: Path) -> None:
+    source, out = make_checkpoint(family, **CHANGES.get(family, {})), tmp_path / "out"
+    result = convert(Request(str(source), out, window=WINDOW, sinks=2, global_layers="1"))
+    model = patches.load(out)[0]
+    with torch.no_grad():
+        logits = model(TOKENS).logits
+    assert (result.tier, model.config.model_type) == ("windowed", f"windowed_{family}")
+    assert model.config.window_policy.global_layers == (1,)
+    torch.testing.assert_close(logits, masked_logits(source, (1,), sinks=2), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_windowed_tier_loads_where_headroom_is_not(make_checkpoint, tmp_path: Path) -> None:
-    sources = {name: make_checkpoint(name) for name, family in FAMILIES.items() if family.windowed}
+    names = ("llama", "mistral", "qwen2", "qwen3", "phi", "gemma2", "gemma3_text", "mixtral", "gpt_oss")
+    sources = {name: make_checkpoint(name, **CHANGES.get(name, {})) for name in names}
     for family, source in sources.items():
         convert(Request(str(source), tmp_path / family, window=WINDOW, sinks=2, global_layers="1"))
     torch.save(TOKENS, tmp_path / "tokens.pt")

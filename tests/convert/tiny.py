@@ -51,6 +51,7 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 3,
         "num_attention_heads": 8,
     },
+    "gpt_oss": MIXED | EXPERTS | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
     "gptj": GPT | {"rotary_dim": 4},
     "granite": {"residual_multiplier": 0.5, "attention_multiplier": 0.3},
     "granitemoe": {"residual_multiplier": 0.5, "attention_multiplier": 0.3} | EXPERTS,

@@ -32,11 +32,9 @@ def test_logits_equal_the_masked_dense_model(family, length):
 @pytest.mark.parametrize("length", [2, 30])
 def test_generation_equals_the_masked_dense_model(family, length):
     model = windowed_model(family)
-    got = generate(model, prompt(length))
-    tokens = prompt(length)
-    for _ in range(24):
-        tokens = torch.cat([tokens, masked_logits(model, tokens)[:, -1:].argmax(-1)], dim=1)
-    assert got.tolist() == tokens.tolist()
+    tokens = generate(model, prompt(length))
+    # Every token is the reference's choice after those before it, so the reference would have written them.
+    assert tokens[0, length:].tolist() == masked_logits(model, tokens)[0, length - 1 : -1].argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -163,7 +161,6 @@ def test_attention_weights_come_from_eager_alone():
     "options,said",
     [
         ({"past_key_values": DynamicCache()}, "DynamicCache, which does not keep sinks"),
-        ({"cache_implementation": "static"}, "cache_implementation='static' would replace"),
         ({"prompt_lookup_num_tokens": 2}, "assisted generation takes rejected tokens back"),
     ],
 )

@@ -13,6 +13,7 @@ from tests.patches.tiny_by_layer import (
     either,
     families,
     generate,
+    others,
     prompt,
     widened,
     windows,
@@ -32,6 +33,14 @@ def test_logits_equal_the_masked_dense_model_with_equal_heads(family, window):
             for piece in tokens.split([13, 7, *[1] * 10], dim=1)
         ]
     torch.testing.assert_close(torch.cat(steps, dim=1), want, atol=2e-5, rtol=2e-5)
+
+
+@others
+def test_logits_of_the_other_families_equal_those_with_equal_heads(family):
+    model, tokens = by_layer(family), prompt(30)
+    with torch.no_grad():
+        want = masked_logits(widened(model), tokens)
+        torch.testing.assert_close(model(tokens).logits, want, atol=2e-5, rtol=2e-5)
 
 
 @either

@@ -146,7 +146,7 @@ def test_a_fresh_process_loads_and_saves_it(remote, tmp_path):
 
 def carry_the_code(folder: Path) -> None:
     """Put into a saved folder what ``convert`` puts there for ``trust_remote_code``."""
-    for name, text in flatten(find_package()).items():
+    for name, text in flatten(find_package(), "mistral").items():
         (folder / name).write_text(text)
     classes = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
     named = {auto: f"headroom_windowed.WindowedMistral{name}" for auto, name in classes.items()}

@@ -8,6 +8,33 @@ from patches.remote import FAMILIES
 
 WINDOW, SINKS, GLOBAL, LAYERS, VOCAB = 8, 3, [1], 3, 97
 CONFIGS = {config.model_type.removeprefix("windowed_"): config for config, _, _ in FAMILIES}
+NATIVE = {
+    "sliding_window": 64,
+    "native_layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+EXPERTS = {
+    "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}  # fmt: skip
+OWN: dict[str, dict[str, object]] = {
+    "cohere": {"logit_scale": 1.0},
+    "cohere2": NATIVE | {"logit_scale": 1.0},
+    "exaone4": NATIVE,
+    "gemma2": NATIVE | {"query_pre_attn_scalar": 12, "attn_logit_softcapping": 2.0},
+    "gemma3_text": NATIVE | {"query_pre_attn_scalar": 12},
+    "gpt_oss": NATIVE | EXPERTS | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    "granite": {"attention_multiplier": 0.3, "residual_multiplier": 0.5},
+    "granitemoe": EXPERTS,
+    "ministral": NATIVE,
+    "mixtral": EXPERTS,
+    "olmo3": NATIVE,
+    "olmoe": EXPERTS,
+    "phi3": {"partial_rotary_factor": 0.5},
+    "qwen2_moe": EXPERTS,
+    "qwen3_moe": EXPERTS,
+    "smollm3": {"no_rope_layers": [1, 0, 0]},
+}
+"""What a family needs to be tiny, or to show what is its own."""
 
 
 def windowed_model(family: str, seed: int = 0, **options: object) -> PreTrainedModel:
@@ -20,18 +47,20 @@ def windowed_model(family: str, seed: int = 0, **options: object) -> PreTrainedM
         "attention_window": {
             "size": WINDOW, "sinks": SINKS, "positions": "absolute", "global_layers": GLOBAL
         },
-    } | options  # fmt: skip
+    } | OWN.get(family, {}) | options  # fmt: skip
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(CONFIGS[family](**shape)).eval()
 
 
 def dense_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The model of transformers with the same weights, eager and without any window."""
+    """The model of transformers with the same weights, eager and without any window of ours."""
     base = next(kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers."))
     entry = model.config.to_dict()
     for key in ("attention_window", "layer_types", "model_type"):
         entry.pop(key, None)
-    twin = base(base.config_class(**entry, attn_implementation="eager")).eval()
+    if "native_layer_types" in entry:
+        entry["layer_types"] = entry.pop("native_layer_types")
+    twin = base(base.config_class(**entry, attn_implementation="eager")).eval().to(model.dtype)
     twin.load_state_dict(model.state_dict())
     return twin
 
