@@ -4,9 +4,7 @@ Only the blocks of keys that a block of queries can see are read, GQA heads shar
 of ``Scoring`` but dropout happens inside the kernel.
 """
 
-import importlib.util
 import os
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,9 +13,9 @@ from patches.attention.documents import attend_documents
 from patches.attention.parts import split
 from patches.attention.scoring import Scoring
 from patches.frame import Frame
+from patches.kernels import language
 
-HEAD_DIM_MAX = 256
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+HEAD_DIM_MAX = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128}
 CAPABILITY = (8, 0)
 EVERYTHING = 1 << 30
 """A window that hides no key."""
@@ -30,10 +28,9 @@ def interpreting() -> bool:
 
 def missing() -> str | None:
     """Why this machine cannot run the kernels, or None."""
-    if not _installed():
-        return "triton is not installed (pip install triton)"
-    if interpreting():
-        return None
+    absent = language.missing()
+    if absent is not None or interpreting():
+        return absent
     if not torch.cuda.is_available():
         return "there is no CUDA device"
     if torch.version.hip is not None:
@@ -42,22 +39,16 @@ def missing() -> str | None:
     return None if (major, minor) >= CAPABILITY else f"it needs compute capability 8.0, not {major}.{minor}"
 
 
-@cache
-def _installed() -> bool:
-    """Whether there is a triton; every call of a layer asks."""
-    return importlib.util.find_spec("triton") is not None
-
-
 def refusal(query: Tensor, frame: Frame, scoring: Scoring) -> str | None:
     """Why the kernels cannot serve this call, or None."""
     if query.device.type != "cuda" and not (interpreting() and query.device.type == "cpu"):
         return f"the tensors are on {query.device.type}"
-    if query.dtype not in DTYPES:
+    if query.dtype not in HEAD_DIM_MAX:
         return f"it needs float16, bfloat16 or float32, not {str(query.dtype).removeprefix('torch.')}"
     if query.dtype == torch.bfloat16 and query.device.type == "cpu":
         return "Triton's interpreter cannot multiply bfloat16"
-    if query.shape[-1] > HEAD_DIM_MAX:
-        return f"head_dim={query.shape[-1]} is above {HEAD_DIM_MAX}"
+    if query.shape[-1] > HEAD_DIM_MAX[query.dtype]:
+        return f"head_dim={query.shape[-1]} is above {HEAD_DIM_MAX[query.dtype]}"
     if frame.layout in ("slots", "columns"):
         return "it does not read the slots of a cache in decoding"
     if frame.ragged and frame.step.past:

@@ -10,8 +10,9 @@ from torch import Tensor
 from patches.kernels.backward_keys import key_gradient_kernel, sink_gradient_kernel
 from patches.kernels.backward_queries import query_gradient_kernel
 from patches.kernels.forward import attend_kernel
+from patches.kernels.language import padded
 from patches.kernels.scores import LOG2E
-from patches.kernels.tiles import INTERPRETED, Tile, Tiles, choose, padded_head, sink_block
+from patches.kernels.tiles import INTERPRETED, Tile, Tiles, choose, sink_block
 
 STRETCHES = 64
 """At most this many partial sums of the sinks' gradients: enough programs to fill a GPU, little to add up."""
@@ -187,7 +188,7 @@ def _tiles(query: Tensor) -> Tiles:
 
 def _common(query: Tensor, geometry: Geometry, tile: Tile) -> dict[str, Any]:
     """The constants that every kernel takes."""
-    head = padded_head(query.shape[-1])
+    head = padded(query.shape[-1])
     # Three products of tf32 parts are as good as float32; one is what the user allowed for matrix products.
     exact = torch.get_float32_matmul_precision() == "highest"
     return {

@@ -6,6 +6,8 @@ them for A100 and Hopper.
 
 from dataclasses import dataclass
 
+from patches.kernels.language import padded
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -49,11 +51,10 @@ SMALL = {
 """Two bytes per number, in what every GPU since Ampere has."""
 
 SINGLE = {
-    64: Tiles(Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(32, 16, 4, 2)),
-    128: Tiles(Tile(64, 32, 8, 2), Tile(64, 32, 8, 1), Tile(32, 64, 8, 1), Tile(32, 16, 4, 1)),
-    256: Tiles(Tile(32, 16, 8, 1), Tile(32, 16, 8, 1), Tile(16, 32, 8, 1), Tile(16, 16, 4, 1)),
+    64: Tiles(Tile(64, 32, 4, 2), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 16, 4, 2)),
+    128: Tiles(Tile(32, 32, 4, 1), Tile(32, 16, 4, 1), Tile(16, 32, 4, 1), Tile(16, 16, 4, 1)),
 }
-"""Four bytes per number, in what every GPU since Ampere has."""
+"""Four bytes per number, in what every GPU since Ampere has; the gradients spill up to 168 bytes a thread."""
 
 LARGE_GENERATIONS = (9, 10)
 LARGE_BYTES = 227 * 1024
@@ -63,14 +64,9 @@ INTERPRETED = Tiles(Tile(32, 16, 1, 1), Tile(16, 32, 1, 1), Tile(16, 32, 1, 1), 
 """On a CPU: small, so that small tensors have edges and insides, and of two shapes."""
 
 
-def padded_head(head_dim: int) -> int:
-    """The power of two, at least 16, that holds a head."""
-    return max(16, 1 << (head_dim - 1).bit_length())
-
-
 def sink_block(sinks: int, limit: int) -> int:
     """How many sinks a program takes at once: a power of two that matrix units take, at most ``limit``."""
-    return min(max(16, 1 << max(sinks - 1, 0).bit_length()), max(16, limit))
+    return min(padded(sinks), max(16, limit))
 
 
 def choose(head_dim: int, number_bytes: int, generation: int) -> Tiles:
@@ -82,4 +78,4 @@ def choose(head_dim: int, number_bytes: int, generation: int) -> Tiles:
         generation: The first number of the GPU's compute capability.
     """
     table = SINGLE if number_bytes == 4 else LARGE if generation in LARGE_GENERATIONS else SMALL
-    return table[max(64, padded_head(head_dim))]
+    return table[max(64, padded(head_dim))]

@@ -16,7 +16,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from patches.kernels import backward_keys, backward_queries, forward
-from patches.kernels.tiles import Tile, choose, padded_head
+from patches.kernels.language import padded
+from patches.kernels.tiles import Tile, choose
 
 FLOATS = {"scale", "factor", "cap"}
 SINGLE_POINTERS = {"lse", "delta", "sink_logits"}
@@ -30,7 +31,7 @@ ALIGNED = re.compile(r"(_batch|_head|_row|dim)$")
 def kernels(dim: int, dtype: str, generation: int, options: list[str]) -> Iterator[tuple]:
     """Name, function, constants and tile of each, as the launcher chooses them."""
     tiles = choose(dim, 4 if dtype == "fp32" else 2, generation)
-    head = padded_head(dim)
+    head = padded(dim)
     common = {"HEAD": head, "PADDED": head != dim, "CAPPED": "softcap" in options, "PRECISION": "tf32x3"}
     turned = {"TURNED": "turned" in options}
     tile = tiles.forward

@@ -92,7 +92,9 @@ def test_query_heads_share_their_keys(heads, kv_heads):
 
 @pytest.mark.parametrize("dim", [8, 20, 80, 256])
 def test_head_sizes(dim):
-    check(draw(18, dim=dim), Frame(Step(0), 18, WINDOW, SINKS), Scoring(dim**-0.5))
+    # In float32 the largest heads do not fit on a GPU.
+    dtype = torch.float16 if dim > 128 else torch.float32
+    check(draw(18, dim=dim, dtype=dtype), Frame(Step(0), 18, WINDOW, SINKS), Scoring(dim**-0.5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])])
@@ -159,8 +161,10 @@ def test_padded_rows_attend_for_themselves():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("dim", [32, 64, 128, 256])
+@pytest.mark.parametrize(
+    "dtype,dim",
+    [(dtype, dim) for dtype, most in fused.HEAD_DIM_MAX.items() for dim in (32, 64, 128, 256) if dim <= most],
+)
 @pytest.mark.parametrize(
     "heads,kv_heads,window,sinks", [(8, 8, 200, 4), (8, 2, 64, 0), (8, 1, None, 0), (4, 2, 129, 70)]
 )
