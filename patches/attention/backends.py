@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.utils import logging
 
-from patches.attention import eager, flash, flex, fused, sdpa
+from patches.attention import decode, eager, flash, flex, fused, sdpa
 from patches.attention.documents import Attend, attend_documents
 from patches.attention.scoring import Scoring
 from patches.frame import Frame, Step
@@ -50,14 +50,21 @@ class Backend:
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("flash", "flash_attention_2", flash.attend, "CUDA, fp16/bf16", flash.missing, flash.refusal),
+        Backend(
+            "flash",
+            "flash_attention_2",
+            decode.before(flash.attend),
+            "CUDA, fp16/bf16",
+            flash.missing,
+            decode.unless(flash.refusal),
+        ),
         Backend(
             "triton",
             "triton",
-            fused.attend,
+            decode.before(fused.attend),
             "CUDA, triton",
             fused.missing,
-            fused.refusal,
+            decode.unless(fused.refusal),
             # Triton's interpreter is for tests that ask for it.
             automatic=not fused.interpreting(),
         ),
