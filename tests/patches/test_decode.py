@@ -1,15 +1,23 @@
 """The decode kernel in Triton's interpreter: every fill of a ring, every group size, against float64."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from patches.attention import decode, eager
 from patches.attention.explicit import products, weigh
 from patches.attention.scoring import Scoring
+from patches.cache import static
 from patches.cache.window import WindowLayer
 from patches.frame import Frame, Step
 from patches.kernels import language
 from patches.kernels.decode import decode as attend_split
+from patches.kernels.write import write_token
 from patches.policy import WindowPolicy
 from tests.patches.tiny import windowed_model
 
@@ -165,6 +173,36 @@ def test_a_model_decodes_with_the_kernel(static, monkeypatch):
     if static:
         options["cache_implementation"] = "static"
     assert model.generate(tokens, **options).tolist() == want.tolist()
+
+
+@pytest.mark.parametrize("slots", [[5], [0, 63, 7]])
+def test_a_token_is_written_into_its_slot_and_nowhere_else(slots):
+    stores, new = draw(2, 3, 64, 2, 40), draw(2, 3, 1, 2, 40, seed=1).transpose(2, 3)
+    want, index = stores.clone(), torch.tensor(slots, device=DEVICE)
+    want[:, torch.arange(3), index] = new[:, :, :, 0]
+    write_token(tuple(stores), tuple(new), index)
+    assert stores.tolist() == want.tolist()
+
+
+def test_a_static_model_writes_with_the_kernel(monkeypatch):
+    monkeypatch.undo()
+    model, tokens = windowed_model("llama").to(DEVICE), torch.randint(3, 90, (2, 12)).to(DEVICE)
+    options = {"max_new_tokens": 5, "do_sample": False, "disable_compile": True}
+    want = model.generate(tokens, **options)
+    monkeypatch.setattr(static, "writes_slots", lambda states: True)
+    assert model.generate(tokens, cache_implementation="static", **options).tolist() == want.tolist()
+
+
+@pytest.mark.slow
+def test_no_spills_on_ampere_and_hopper():
+    script = Path(__file__).with_name("compile_decode.py")
+    options = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
+    said = subprocess.run([sys.executable, str(script)], env=options, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    kernels = json.loads(said.stdout)
+    assert len(kernels) == 14
+    for name, numbers in kernels.items():
+        assert numbers["spilled"] == 0 and numbers["shared"] <= 99 * 1024, f"{name}: {numbers}"
 
 
 def test_a_compiled_step_meets_one_node(monkeypatch):
