@@ -25,7 +25,7 @@ def test_both_rooms_allow_the_same_families(family: str, make_checkpoint, tmp_pa
     source, out = make_checkpoint(family, **CHANGES.get(family, {})), tmp_path / "out"
     kept = "1" if family == "ministral" else "none"
     if family in OWN_POSITIONS | NEIGHBOURS | NONE.keys():
-        with pytest.raises(ConvertError, match="positions=cache: .*; use absolute"):
+        with pytest.raises(ConvertError, match=r"positions=cache: .*; use absolute"):
             convert(request(source, out))
         return
     convert(request(source, out, global_layers=kept))
