@@ -151,7 +151,8 @@ def _facts(conversion: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
     window = config.get("attention_window")
     if window:
         layers = ", ".join(map(str, window["global_layers"])) or "none"
-        facts.append(f"- Window: {window['size']} tokens and {window['sinks']} sinks")
+        streams = ", their distances counted inside the cache" if window["positions"] == "cache" else ""
+        facts.append(f"- Window: {window['size']} tokens and {window['sinks']} sinks{streams}")
         facts.append(f"- Layers with full attention: {layers}")
     elif "sliding_attention" in (config.get("layer_types") or ()) or config.get("use_sliding_window"):
         facts.append(

@@ -91,7 +91,8 @@ Positions = Annotated[
     str,
     typer.Option(
         metavar="MODE",
-        help="How rotary positions count: absolute, as in the source.",
+        help="How far away sinks look: absolute, as far as they are; or cache, never farther than in a cache "
+        "that has just filled, for streams longer than the source was trained for.",
         rich_help_panel="Window",
     ),
 ]

@@ -17,6 +17,7 @@ from convert.layerwise.store import plan_layers
 from convert.moving import plan_moves
 from convert.outcome import build_result, count_bytes
 from convert.pooling import plan_edits
+from convert.positions import check_positions
 from convert.provenance import build_provenance
 from convert.remote_code import find_package, flatten
 from convert.request import VERIFY_LEVELS, Request, Result
@@ -71,6 +72,7 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
     shape = read_shape(family, source.config)
     wanted = parse_kv_heads(request.kv_heads, shape.kv_heads)
     window = read_window(request, shape)
+    check_positions(window, family, source.config, shape)
     weights = open_weights(source.folder)
     cache_dtype = check_tensors(family, source.config, shape, weights)
     notes = treatment.notes + check_family(treatment, family, source.config)

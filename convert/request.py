@@ -28,7 +28,8 @@ class Request:
         reconstruct: Training steps on each layer's attention. None: 200 if no method is named, else 0.
         window: Tokens each windowed layer sees, the query's own included. None leaves attention as it is.
         sinks: First tokens that stay visible beside the window.
-        positions: How rotary positions are counted, only ``absolute`` so far.
+        positions: How far away sinks look: ``absolute``, as far as they are; ``cache``, never farther than in
+            a cache that has just filled.
         global_layers: Layers with no window: ``none``, ``all``, ``every:4``, ``first:2,last:2``, ``0,5,10``.
         dtype: Floating type of the result, such as ``bfloat16``. None keeps each tensor's own.
         max_shard_size: Largest weight file, bytes or text such as ``5GB``. None keeps the source's files.

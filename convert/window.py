@@ -7,7 +7,7 @@ from convert.errors import ConvertError, unknown
 from convert.global_layers import parse_global_layers
 from convert.request import Request
 
-POSITIONS = ("absolute",)
+POSITIONS = ("absolute", "cache")
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,13 @@ def read_window(request: Request, shape: AttentionShape) -> Window | None:
     if request.positions not in POSITIONS:
         raise unknown("positions", request.positions, POSITIONS)
     if request.window is None:
-        if request.sinks or request.global_layers != "none":
-            option = f"sinks={request.sinks}" if request.sinks else f"global_layers={request.global_layers}"
-            raise ConvertError(f"{option} needs a window (give --window)")
+        for name, value, idle in (
+            ("sinks", request.sinks, 0),
+            ("global_layers", request.global_layers, "none"),
+            ("positions", request.positions, POSITIONS[0]),
+        ):
+            if value != idle:
+                raise ConvertError(f"{name}={value} needs a window (give --window)")
         return None
     size, sinks = request.window, request.sinks
     if size < 1:

@@ -1,4 +1,4 @@
-"""``python -m eval NAME=PATH [NAME=PATH ...] --output DIR``."""
+"""``python -m eval NAME=PATH [NAME=PATH ...] --output DIR``, and ``python -m eval speed``."""
 
 import os
 import shlex
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from eval.errors import EvalError
 from eval.names import check_names, split_pair
+from eval.speed.command import app as speed
 from eval.suite import load_suite, narrow, suite_names
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
@@ -62,6 +63,8 @@ def main(
     new.
 
     Example: `python -m eval source=models/a converted=models/b --text book.txt --output runs/compare`
+
+    `python -m eval speed --help`: time attention and decoding by backend instead.
     """
     console = Console()
     if not console.is_terminal:
@@ -120,4 +123,8 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m eval")
+    # No checkpoint can be given by this word, because it has no "=" in it.
+    if sys.argv[1:2] == ["speed"]:
+        speed(sys.argv[2:], prog_name="python -m eval speed")
+    else:
+        app(prog_name="python -m eval")

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -17,7 +17,7 @@ from patches.heads import all_alike, give_own_heads
 from patches.names import StockNames
 from patches.policy import PolicyError, WindowPolicy
 from patches.rows import check_cache, find_documents, next_step
-from patches.turning import Turn, frequencies, turn_of
+from patches.turning import Turn, check_turning, turn_of
 
 # Here, because every windowed class imports this module, also in a checkpoint that carries its own alone.
 backends.register()
@@ -61,12 +61,27 @@ class WindowedMixin(StockNames):
 
 
 class WindowedModelMixin(WindowedMixin):
-    """The decoder without its head."""
+    """The decoder without its head.
+
+    Attributes:
+        obstacle: Why the architecture cannot count the distance to sinks inside the cache; empty if it can.
+    """
 
     layers: Any
+    obstacle: ClassVar[str] = ""
 
     def __init__(self, config: PreTrainedConfig):
+        """Build the model of transformers and check that it can do what its policy asks for.
+
+        Args:
+            config: A windowed config.
+
+        Raises:
+            PolicyError: the policy is wrong, or cannot be put in force.
+        """
         super().__init__(config)
+        if self.config.window_policy.turns:
+            check_turning(getattr(self, "rotary_emb", None), self._obstacle())
         if self.config.is_heterogeneous:
             give_own_heads(self.layers, self.config)
             self.post_init()  # type: ignore[attr-defined]
@@ -143,11 +158,16 @@ class WindowedModelMixin(WindowedMixin):
     def _turn(self, step: Step, tokens: int) -> Turn | None:
         """What the sinks' distances need with ``positions: cache``."""
         policy = step.policy
-        if policy is None or policy.size is None or policy.positions != "cache" or not policy.sinks:
+        if policy is None or policy.size is None or not policy.turns:
             return None
         positions = step.positions(tokens, self.device)  # type: ignore[attr-defined]
-        inverse = frequencies(getattr(self, "rotary_emb", None))
-        return turn_of(positions, inverse, policy.size, policy.sinks)
+        return turn_of(positions, self.rotary_emb.inv_freq, policy.size, policy.sinks)  # type: ignore[attr-defined]
+
+    def _obstacle(self) -> str:
+        """What stands against ``positions: cache``; layers may differ in whether they have positions."""
+        still = [i for i, layer in enumerate(self.layers) if not getattr(layer.self_attn, "use_rope", True)]
+        windowed = [index for index in still if self.config.window_policy.window_of(index) is not None]
+        return f"layer {windowed[0]} has no rotary positions" if windowed else self.obstacle
 
     def _recomputes(self) -> bool:
         layers = self.layers

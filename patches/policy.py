@@ -69,6 +69,11 @@ class WindowPolicy:
             )
         return cls(size, sinks, positions, tuple(sorted(set(chosen))))
 
+    @property
+    def turns(self) -> bool:
+        """Whether queries are turned back for the sinks."""
+        return self.size is not None and self.positions == "cache" and self.sinks > 0
+
     @classmethod
     def without_window(cls, layers: int) -> "WindowPolicy":
         """Full causal attention in all ``layers``."""

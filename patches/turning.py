@@ -35,30 +35,33 @@ class Turn:
     def apply(self, query: Tensor) -> Tensor:
         """The queries ``[B, H, T, D]``, whose first ``R`` dimensions are rotary in halves, turned back."""
         size = self.cos.shape[-1]
-        rotary, rest = query[..., :size].float(), query[..., size:]
+        rotary, rest = query[..., :size], query[..., size:]
+        rotary = rotary.to(torch.promote_types(query.dtype, torch.float32))
         first, second = rotary.chunk(2, dim=-1)
         turned = rotary * self.cos + torch.cat([second, -first], dim=-1) * self.sin
         return torch.cat([turned.to(query.dtype), rest], dim=-1)
 
 
-def frequencies(rotary: Any) -> Tensor:
-    """The angle per token of every rotary pair, ``[R / 2]`` float32, of a model's rotary module.
+def check_turning(rotary: Any, obstacle: str) -> None:
+    """Refuse a model whose queries cannot be turned back.
 
     Args:
         rotary: ``model.rotary_emb``.
+        obstacle: What stands against it in the architecture, in words; empty if nothing does.
 
     Raises:
-        PolicyError: there is none, or its frequencies change with the length of the text.
+        PolicyError: something stands against it, or the frequencies change with the length of the text.
     """
-    inverse = getattr(rotary, "inv_freq", None)
     kind = getattr(rotary, "rope_type", None)
-    if inverse is None or kind not in SCALINGS:
-        what = f"rotary scaling {kind!r}" if inverse is not None else "this model"
+    if not obstacle and getattr(rotary, "inv_freq", None) is None:
+        obstacle = "it has no rotary frequencies that all layers share"
+    if not obstacle and kind not in SCALINGS:
+        obstacle = f"rotary scaling {kind!r} is not one of those that are the same at every length"
+        obstacle += f" ({', '.join(SCALINGS)})"
+    if obstacle:
         raise PolicyError(
-            f"attention_window.positions='cache' cannot be had with {what}: it needs one set of rotary "
-            f"frequencies that is the same at every length ({', '.join(SCALINGS)}); use 'absolute'"
+            f"attention_window.positions='cache' cannot be had with this model: {obstacle}; use 'absolute'"
         )
-    return inverse.float()
 
 
 def turn_of(positions: Tensor, inverse: Tensor, window: int, sinks: int) -> Turn:
@@ -66,7 +69,7 @@ def turn_of(positions: Tensor, inverse: Tensor, window: int, sinks: int) -> Turn
 
     Args:
         positions: ``[1 or B, T]`` int64, counted from the first real token of the row.
-        inverse: ``[R / 2]`` from ``frequencies``.
+        inverse: ``[R / 2]``, the angle per token of every rotary pair.
         window: ``W``.
         sinks: ``S``.
 
@@ -77,8 +80,10 @@ def turn_of(positions: Tensor, inverse: Tensor, window: int, sinks: int) -> Turn
     Source: StreamingLLM, arXiv 2309.17453, section 3.2.
     Holds: equals rotating again with positions inside the cache (tests/patches/test_positions.py).
     """
-    beyond = (positions - (window + sinks - 1)).clamp(min=0)
-    # Products of large positions need more digits than float32 has.
-    angle = beyond[..., None].double() * inverse.to(beyond.device).double()
+    limit, inverse = window + sinks - 1, inverse.to(positions.device).float()
+    # The rotation that transformers gave the query is of an angle in float32, which at large positions is
+    # coarse. Taking back that very angle, and giving the small one exactly, leaves nothing of the error.
+    given = (positions[..., None].float() * inverse).double()
+    angle = (given - limit * inverse.double()).where(positions[..., None] > limit, 0.0)
     angle = torch.cat([angle, angle], dim=-1)[:, None]
     return Turn(angle.cos().float(), angle.sin().float())

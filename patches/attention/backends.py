@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.utils import logging
 
-from patches.attention import eager, flash, flex, fused, sdpa
+from patches.attention import decode, eager, flash, flex, fused, sdpa
 from patches.attention.documents import Attend, attend_documents
 from patches.attention.scoring import Scoring
 from patches.frame import Frame, Step
@@ -50,14 +51,21 @@ class Backend:
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("flash", "flash_attention_2", flash.attend, "CUDA, fp16/bf16", flash.missing, flash.refusal),
+        Backend(
+            "flash",
+            "flash_attention_2",
+            decode.before(flash.attend),
+            "CUDA, fp16/bf16",
+            flash.missing,
+            decode.unless(flash.refusal),
+        ),
         Backend(
             "triton",
             "triton",
-            fused.attend,
+            decode.before(fused.attend),
             "CUDA, triton",
             fused.missing,
-            fused.refusal,
+            decode.unless(fused.refusal),
             # Triton's interpreter is for tests that ask for it.
             automatic=not fused.interpreting(),
         ),
@@ -155,8 +163,16 @@ def _serving(chosen: Backend | None, query: Tensor, frame: Frame, scoring: Scori
         if reason is None:
             return chosen
         logger.warning_once(f"{chosen.name} cannot serve this call ({reason}); another backend does")
-    able = (backend for backend in BACKENDS.values() if backend.automatic and backend.missing() is None)
+    able = (BACKENDS[name] for name in _able())
     return next(backend for backend in able if backend.refusal(query, frame, scoring) is None)
+
+
+@torch.compiler.assume_constant_result
+def _able() -> tuple[str, ...]:
+    """What may be chosen automatically on this machine; torch.compile cannot follow how that is found out."""
+    return tuple(
+        name for name, backend in BACKENDS.items() if backend.automatic and backend.missing() is None
+    )
 
 
 def _no_mask(*_: object, **__: object) -> None:

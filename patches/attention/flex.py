@@ -138,9 +138,15 @@ def _compiled() -> Any:
     return torch.compile(flex_attention, fullgraph=True)
 
 
-@cache
+# Asked inside a compiled model, where the answer is a constant and the questions cannot be traced.
+@torch.compiler.assume_constant_result
 def _no_compiler(device: str) -> str | None:
     """Why nothing can be compiled for a device, or None."""
+    return _asked_compiler(device)
+
+
+@cache
+def _asked_compiler(device: str) -> str | None:
     if device == "cuda":
         return language.missing()
     if sys.platform == "darwin" or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):

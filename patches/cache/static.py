@@ -8,6 +8,8 @@ from transformers.cache_utils import CacheLayerMixin
 
 from patches.cache.window import WindowLayer
 from patches.frame import Frame, Step
+from patches.kernels import language
+from patches.kernels.write import write_token
 from patches.policy import PolicyError
 
 
@@ -88,7 +90,12 @@ class StaticWindowLayer(WindowLayer):
             frame = Frame(step, key_states.shape[2], self.window, self.sinks)
             return self._take_in(key_states, value_states, frame)
         assert step.slots is not None
-        return write_column(self.stores, (key_states, value_states), step.slots)
+        states = (key_states.detach(), value_states.detach())
+        if not writes_slots(key_states):
+            return write_column(self.stores, states, step.slots)
+        write_token(self.stores, states, step.slots)
+        keys, values = (store.transpose(1, 2) for store in self.stores)
+        return keys, values
 
     def crop(self, tokens_to_remove: int) -> None:
         """Check that the tokens before can still be had; the cache itself counts."""
@@ -201,6 +208,12 @@ def keep_address(*stores: Tensor) -> None:
     if not torch.compiler.is_compiling():
         for store in stores:
             torch._dynamo.mark_static_address(store)
+
+
+def writes_slots(states: Tensor) -> bool:
+    """Whether one launch of a kernel writes the token; torch.compile fuses the writes that it can see."""
+    able = states.is_cuda and language.missing() is None and states.stride(-1) == 1
+    return able and not torch.compiler.is_compiling()
 
 
 def write_column(

@@ -12,6 +12,7 @@ class WindowedCohereConfig(WindowedConfigMixin, CohereConfig):
 
 class WindowedCohereModel(WindowedModelMixin, CohereModel):
     config_class = WindowedCohereConfig
+    obstacle = "its rotary pairs are neighbours"
 
 
 class WindowedCohereForCausalLM(WindowedForCausalLMMixin, CohereForCausalLM):

@@ -12,6 +12,7 @@ class WindowedCohere2Config(WindowedConfigMixin, Cohere2Config):
 
 class WindowedCohere2Model(WindowedModelMixin, Cohere2Model):
     config_class = WindowedCohere2Config
+    obstacle = "each kind of its layers has positions of its own"
 
 
 class WindowedCohere2ForCausalLM(WindowedForCausalLMMixin, Cohere2ForCausalLM):

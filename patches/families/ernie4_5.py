@@ -12,6 +12,7 @@ class WindowedErnie4_5Config(WindowedConfigMixin, Ernie4_5Config):
 
 class WindowedErnie4_5Model(WindowedModelMixin, Ernie4_5Model):
     config_class = WindowedErnie4_5Config
+    obstacle = "its rotary pairs are neighbours"
 
 
 class WindowedErnie4_5ForCausalLM(WindowedForCausalLMMixin, Ernie4_5ForCausalLM):

@@ -12,6 +12,7 @@ class WindowedExaone4Config(WindowedConfigMixin, Exaone4Config):
 
 class WindowedExaone4Model(WindowedModelMixin, Exaone4Model):
     config_class = WindowedExaone4Config
+    obstacle = "each kind of its layers has positions of its own"
 
 
 class WindowedExaone4ForCausalLM(WindowedForCausalLMMixin, Exaone4ForCausalLM):

@@ -12,6 +12,7 @@ class WindowedGemma3Config(WindowedConfigMixin, Gemma3TextConfig):
 
 class WindowedGemma3Model(WindowedModelMixin, Gemma3TextModel):
     config_class = WindowedGemma3Config
+    obstacle = "each kind of its layers has positions of its own"
 
 
 class WindowedGemma3ForCausalLM(WindowedForCausalLMMixin, Gemma3ForCausalLM):

@@ -12,6 +12,7 @@ class WindowedGlmConfig(WindowedConfigMixin, GlmConfig):
 
 class WindowedGlmModel(WindowedModelMixin, GlmModel):
     config_class = WindowedGlmConfig
+    obstacle = "its rotary pairs are neighbours"
 
 
 class WindowedGlmForCausalLM(WindowedForCausalLMMixin, GlmForCausalLM):

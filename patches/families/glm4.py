@@ -12,6 +12,7 @@ class WindowedGlm4Config(WindowedConfigMixin, Glm4Config):
 
 class WindowedGlm4Model(WindowedModelMixin, Glm4Model):
     config_class = WindowedGlm4Config
+    obstacle = "its rotary pairs are neighbours"
 
 
 class WindowedGlm4ForCausalLM(WindowedForCausalLMMixin, Glm4ForCausalLM):

@@ -12,6 +12,7 @@ class WindowedHeliumConfig(WindowedConfigMixin, HeliumConfig):
 
 class WindowedHeliumModel(WindowedModelMixin, HeliumModel):
     config_class = WindowedHeliumConfig
+    obstacle = "its rotary pairs are neighbours"
 
 
 class WindowedHeliumForCausalLM(WindowedForCausalLMMixin, HeliumForCausalLM):

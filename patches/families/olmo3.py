@@ -12,6 +12,7 @@ class WindowedOlmo3Config(WindowedConfigMixin, Olmo3Config):
 
 class WindowedOlmo3Model(WindowedModelMixin, Olmo3Model):
     config_class = WindowedOlmo3Config
+    obstacle = "each kind of its layers has positions of its own"
 
 
 class WindowedOlmo3ForCausalLM(WindowedForCausalLMMixin, Olmo3ForCausalLM):

@@ -15,9 +15,15 @@ FORWARD = frozenset({"max_q", "is_causal", "scale", "window_size_left", "window_
 BACKWARD = FORWARD | {"rng_state", "unused"}
 
 
-@cache
+# Asked inside a compiled model, where the answer is a constant and the questions cannot be traced.
+@torch.compiler.assume_constant_result
 def missing() -> str | None:
     """Why this machine cannot run it, or None."""
+    return _missing()
+
+
+@cache
+def _missing() -> str | None:
     if not torch.cuda.is_available():
         return "there is no CUDA device"
     if torch.version.hip is not None:

@@ -1,5 +1,6 @@
 """Triton where it is installed; where it is not, the names that a file of kernels needs to be imported."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,11 @@ def jit(**options: Any) -> Callable[[Any], Any]:
 def missing() -> str | None:
     """Why Triton kernels cannot run here at all, or None."""
     return "triton is not installed (pip install triton)" if triton is None else None
+
+
+def interpreting() -> bool:
+    """Whether kernels run on the CPU, which is for tests: right, and thousands of times slower."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def padded(size: int, least: int = 16) -> int:

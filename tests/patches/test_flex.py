@@ -166,9 +166,9 @@ def test_refusals_on_a_cpu_say_why(change, said, monkeypatch):
 def test_without_a_compiler_it_says_so(monkeypatch):
     monkeypatch.setattr(flex.shutil, "which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
-    flex._no_compiler.cache_clear()
+    flex._asked_compiler.cache_clear()
     assert "compiler" in flex._no_compiler("cpu") or "AVX2" in flex._no_compiler("cpu")
-    flex._no_compiler.cache_clear()
+    flex._asked_compiler.cache_clear()
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 """The static cache gives the tokens of the growing one, and its decode step compiles once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
 from transformers import CompileConfig
 
 import patches
+from patches.attention.backends import BACKENDS
 from tests.patches.tiny import SINKS, VOCAB, WINDOW, windowed_model
 
 STEPS = 45
@@ -106,6 +109,20 @@ def test_generate_compiles_the_decode_step_once_for_caches_of_one_size():
         )
         assert got.tolist() == want.tolist()
     assert counters["stats"]["unique_graphs"] <= 2 and not counters["graph_break"]
+
+
+def test_torch_compile_need_not_follow_how_a_backend_is_found(monkeypatch):
+    def missing():
+        return str(torch.ops.aten._flash_attention_forward.default._schema)
+
+    monkeypatch.setitem(BACKENDS, "flash", replace(BACKENDS["flash"], missing=missing))
+    model, (tokens, mask) = windowed_model("llama"), batch(True)
+    torch._dynamo.reset()
+    cache = patches.WindowedCache(model.config, max_length=60)
+    step = torch.compile(
+        lambda token: model(token, past_key_values=cache).logits, fullgraph=True, backend="eager"
+    )
+    run(model, cache, tokens, mask, 2, step)
 
 
 @pytest.mark.slow

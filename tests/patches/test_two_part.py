@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from patches.attention import backends, flash, flex
 from patches.attention.flash import PLAIN, TRITON
 from patches.attention.scoring import Scoring
 from patches.attention.two_part import attend_parts
@@ -13,6 +14,7 @@ from patches.cache.window import WindowLayer
 from patches.check.reference import reference_attention
 from patches.frame import Frame, Step
 from patches.kernels import language
+from patches.policy import WindowPolicy
 from tests.patches.window_kernel import PLAIN_WINDOW
 
 DIM, WINDOW, SINKS, HEADS = 16, 8, 3, 4
@@ -124,3 +126,31 @@ def test_the_call_compiles_without_a_graph_break():
     expected = torch.autograd.grad(want.square().sum(), inputs)
     for one, other in zip(torch.autograd.grad(got.square().sum(), inputs), expected, strict=True):
         close(one, other)
+
+
+@pytest.mark.parametrize("window", [WINDOW, None])
+def test_the_choice_of_a_backend_compiles_without_a_graph_break(window):
+    module = torch.nn.Module()
+    module.layer_idx = 0
+    policy = WindowPolicy(window, SINKS, "absolute", ())
+    query, key, value = (leaf.detach() for leaf in draw(40)[:3])
+    attention = backends._attention(None)
+
+    def call(query, key, value):
+        return attention(module, query, key, value, None, window_step=Step(0, None, policy))[0]
+
+    close(torch.compile(call, backend="eager", fullgraph=True)(query, key, value), call(query, key, value))
+
+
+def test_refusals_are_constants_to_a_compiler():
+    frame = Frame(Step(0), 40, WINDOW, SINKS)
+
+    def ask(query):
+        served = (
+            flex.refusal(query, frame, Scoring(1.0)) is None,
+            flash.refusal(query, frame, Scoring(1.0)) is None,
+        )
+        return query + sum(served) + (flash.missing() is None)
+
+    query = torch.zeros(1, HEADS, 40, DIM)
+    close(torch.compile(ask, backend="eager", fullgraph=True)(query), ask(query))

@@ -1,0 +1,1 @@
+"""How long attention and decoding take, beside what a user would otherwise pick: ``python -m eval speed``."""

@@ -1,0 +1,86 @@
+"""Decoding on CUDA: one query per row against the cache as it is stored, by a kernel that splits its columns.
+
+Not a backend of its own: those that run on CUDA hand it the calls that it can serve.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from patches.attention.documents import Attend
+from patches.attention.scoring import Scoring
+from patches.frame import Frame
+from patches.kernels import language
+from patches.kernels.decode import decode
+
+HEAD_DIM_MAX = 256
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def refusal(query: Tensor, frame: Frame, scoring: Scoring) -> str | None:
+    """Why the kernel cannot serve this call, or None."""
+    if query.shape[2] != 1 or frame.step.documents is not None:
+        return "it serves one query per row"
+    if frame.window is not None and frame.layout != "slots":
+        return "it serves a cache that holds tokens"
+    if query.device.type != "cuda" and not (language.interpreting() and query.device.type == "cpu"):
+        return f"the tensors are on {query.device.type}"
+    reason = language.missing()
+    if reason is not None:
+        return reason
+    if query.dtype not in DTYPES or (query.device.type == "cpu" and query.dtype == torch.bfloat16):
+        return f"it does not take {str(query.dtype).removeprefix('torch.')} on {query.device.type}"
+    if query.shape[-1] > HEAD_DIM_MAX:
+        return f"head_dim={query.shape[-1]} is above {HEAD_DIM_MAX}"
+    if torch.is_grad_enabled() and query.requires_grad:
+        return "it has no gradient"
+    return "it has no attention dropout" if scoring.dropout else None
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> tuple[Tensor, None]:
+    """Attend with one query per row; arguments and output as ``patches.attention.eager.attend``, no weights.
+
+    Holds: equals the eager reference in every layout that it serves (tests/patches/test_decode.py).
+    """
+    starts = frame.step.starts if frame.window is None else None
+    ends = None
+    if frame.ragged:
+        # Slots fill from the first; columns are those of every row up to now.
+        last = frame.first if frame.window is not None else frame.step.past
+        ends = torch.as_tensor(last, device=query.device).reshape(-1) + 1
+    met = scoring.sink_query
+    output = decode(
+        _dense(query), _dense(key), _dense(value), starts, ends, frame.sinks, float(scoring.scale),
+        None if scoring.softcap is None else float(scoring.softcap),
+        scoring.sink_logits, None if met is None else _dense(met),
+    )  # fmt: skip
+    return output, None
+
+
+def before(backend: Attend) -> Attend:
+    """A backend to which only those calls come that the kernel leaves."""
+
+    def attend_first(
+        query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring
+    ) -> tuple[Tensor, Tensor | None]:
+        able = refusal(query, frame, scoring) is None
+        return (attend if able else backend)(query, key, value, frame, scoring)
+
+    return attend_first
+
+
+def unless(
+    backend_refusal: Callable[[Tensor, Frame, Scoring], str | None],
+) -> Callable[[Tensor, Frame, Scoring], str | None]:
+    """Why such a pair cannot serve a call, or None."""
+
+    def pair_refusal(query: Tensor, frame: Frame, scoring: Scoring) -> str | None:
+        return refusal(query, frame, scoring) and backend_refusal(query, frame, scoring)
+
+    return pair_refusal
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The same with its last axis in one piece, as the kernel reads it."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

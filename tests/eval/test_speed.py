@@ -1,0 +1,142 @@
+"""``python -m eval speed``: the whole command at tiny sizes, its refusals, and the files that it leaves."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from eval.speed.command import app
+from eval.speed.records import PHASES, Report
+from patches.attention.backends import BACKENDS
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--lengths",
+    "40",
+    "--window",
+    "8",
+    "--sinks",
+    "3",
+    "--runs",
+    "2",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+]
+FORWARD_ALONE = [*SMALL, "--phases", "forward", "--skip", "flex", "--output"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, str]:
+    folder = tmp_path_factory.mktemp("speed")
+    arguments = ["--shape", "tiny", *SMALL, "--lengths", "5,40", "--skip", "flex", "--output", str(folder)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    text = (folder / "speed.json").read_text(encoding="utf-8")
+    return Report.model_validate_json(text), folder, result.stdout
+
+
+def test_every_phase_times_ours_and_what_is_beside_it(report: tuple[Report, Path, str]) -> None:
+    rows = report[0].rows
+    assert {row.phase for row in rows} == set(PHASES)
+    for phase in PHASES:
+        names = {row.contender for row in rows if row.phase == phase}
+        assert {f"headroom {name}" for name in BACKENDS} <= names
+        assert any("sliding" in name or "full mask" in name for name in names)
+        for name in ("headroom sdpa", "headroom eager"):
+            timed = [row for row in rows if row.phase == phase and row.contender == name]
+            assert [row.verdict for row in timed] == ["timed", "timed"]
+    assert not [row for row in rows if row.verdict == "wrong"]
+    for row in rows:
+        assert (row.ms is not None) == (row.verdict == "timed")
+        assert bool(row.reason) == (row.verdict != "timed")
+    first = next(row for row in rows if row.verdict == "timed")
+    assert first.slower == 1.0 and first.runs == 2 and first.error is not None and first.error < 1e-5
+
+
+def test_three_files_and_a_table(report: tuple[Report, Path, str]) -> None:
+    folder, printed = report[1], report[2]
+    assert (folder / "speed.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "speed.md").read_text(encoding="utf-8")
+    for row in report[0].rows:
+        assert row.contender in page
+    assert page.count("cannot run: there is no CUDA device") >= 2
+    assert "headroom sdpa" in printed and printed.strip().endswith(f"report: {folder / 'speed.md'}")
+    raw = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
+    assert raw["schema_version"] == 1
+    assert raw["ceilings"]["copy_bytes_per_s"] > 0 and raw["ceilings"]["matmul_flop_per_s"] > 0
+    assert raw["environment"]["torch"] and raw["environment"]["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--shape", "lama-2-7b"], ["unknown shape 'lama-2-7b'", "did you mean 'llama-2-7b'"]),
+        (["--shape", "tiny", "--kv-heads", "3"], ["3 KV heads do not divide 8", "1, 2, 4, 8"]),
+        (["--shape", "tiny", "--layers", "9"], ["--layers 9", "tiny has 4"]),
+        (["--lengths", "12,x"], ["--lengths '12,x'"]),
+        (["--batch", "0"], ["--batch '0'"]),
+        (["--phases", "foward"], ["unknown phase 'foward'", "did you mean 'forward'"]),
+        (["--backends", "sdpaa"], ["unknown backend 'sdpaa'", "did you mean 'sdpa'"]),
+        (["--device", "cuda:77"], ["device 'cuda:77' is not available"]),
+        (["--dtype", "int3"], ["dtype 'int3'", "float32"]),
+        (["absent"], ["'absent'", "config.json"]),
+        (["{dense}", "--shape", "tiny"], ["leave out PATH"]),
+        (["--output", "{file}/out"], ["cannot be written"]),
+    ],
+)
+def test_refusals_are_one_line(arguments: list[str], parts: list[str], dense: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    given = [argument.format(dense=dense, file=tmp_path / "file") for argument in arguments]
+    if "--output" not in given:
+        given += ["--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
+    for part in parts:
+        assert part in line
+
+
+def test_a_checkpoint_brings_shape_weights_and_hidden_states(dense: Path, tmp_path: Path) -> None:
+    phases = ["--phases", "forward,model", "--skip", "flex"]
+    result = CliRunner().invoke(app, [str(dense), *SMALL, *phases, "--output", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    report = Report.model_validate_json((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    assert report.shape["heads"] == 4 and report.shape["head_dim"] == 8
+    assert "reading" in report.data
+    timed = {row.contender for row in report.rows if row.phase == "decode, model" and row.ms is not None}
+    assert {"headroom sdpa", "transformers' sliding window", "transformers' dynamic cache"} <= timed
+
+
+def test_the_command_and_the_help_that_leads_to_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "eval"]
+    shown = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "speed" in shown
+    arguments = ["speed", "--shape", "tiny", *FORWARD_ALONE, str(tmp_path)]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("speed.md")
+    assert all(line.startswith("timing: ") for line in done.stderr.strip().splitlines())
+
+
+@pytest.mark.slow
+def test_compiled_flex_is_a_contender(tmp_path: Path) -> None:
+    arguments = [
+        "--shape",
+        "tiny",
+        *SMALL,
+        "--lengths",
+        "300",
+        "--phases",
+        "forward",
+        "--output",
+        str(tmp_path),
+    ]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    report = Report.model_validate_json((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    (flex,) = (row for row in report.rows if row.contender.startswith("flex"))
+    assert flex.verdict == "timed" or flex.reason
