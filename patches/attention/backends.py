@@ -50,7 +50,14 @@ class Backend:
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("flash", "flash_attention_2", flash.attend, "CUDA, fp16/bf16", flash.missing, flash.refusal),
+        Backend(
+            "flash",
+            "flash_attention_2",
+            flash.attend,
+            "CUDA 8.0 or later, fp16/bf16",
+            flash.missing,
+            flash.refusal,
+        ),
         Backend("sdpa", "sdpa", sdpa.attend, "any device"),
         Backend("eager", "eager", eager.attend, "any device; the reference, returns weights"),
         Backend(
