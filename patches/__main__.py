@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+from collections import Counter
 from typing import Annotated, cast
 
 import typer
@@ -126,7 +127,9 @@ def _report(console: Console, outcomes: list[Outcome]) -> None:
         where = f"{outcome.backend}, {outcome.device}, {dtype_name(outcome.dtype)}"
         for failure in outcome.failures:
             console.print(f"failed: {where}: {failure}", style="red", markup=False)
-    refused = {(each.backend, reason): count for each in outcomes for reason, count in each.refusals.items()}
+    refused: Counter[tuple[str, str]] = Counter()
+    for each in outcomes:
+        refused.update({(each.backend, reason): count for reason, count in each.refusals.items()})
     for (backend, reason), count in refused.items():
         console.print(f"refused by {backend}, so that another serves: {count} calls, {reason}", markup=False)
 
