@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+from collections import Counter
 from typing import Annotated, cast
 
 import typer
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from patches.attention.backends import BACKENDS
 from patches.check.cases import matrix
-from patches.check.suite import GRADIENT_LIMITS, OUTPUT_LIMITS, Outcome, run
+from patches.check.suite import GRADIENT_LIMITS, OUTPUT_LIMITS, Outcome, dtype_name, run
 from patches.listing import missing_on, served
 from patches.policy import PolicyError
 
@@ -59,8 +60,8 @@ def check(
     """Hold every backend that runs here against float64, forward and backward; exit with 1 if one is off."""
     names, devices = _backends(backend), _devices(device)
     console = _console()
-    with console.status("running"):
-        outcomes = list(run(names, devices, matrix(quick)))
+    with console.status("running") as status:
+        outcomes = list(run(names, devices, matrix(quick), status.update))
     _report(console, outcomes)
     idle = [name for name in names if name not in {outcome.backend for outcome in outcomes}]
     if idle:
@@ -113,7 +114,7 @@ def _report(console: Console, outcomes: list[Outcome]) -> None:
         table.add_row(
             outcome.backend,
             outcome.device,
-            str(outcome.dtype).removeprefix("torch."),
+            dtype_name(outcome.dtype),
             str(outcome.cases),
             str(sum(outcome.refusals.values())),
             _beside(outcome.output, OUTPUT_LIMITS[outcome.dtype]),
@@ -123,10 +124,12 @@ def _report(console: Console, outcomes: list[Outcome]) -> None:
     console.print("Largest relative error against float64:")
     console.print(table)
     for outcome in outcomes:
-        where = f"{outcome.backend}, {outcome.device}, {str(outcome.dtype).removeprefix('torch.')}"
+        where = f"{outcome.backend}, {outcome.device}, {dtype_name(outcome.dtype)}"
         for failure in outcome.failures:
             console.print(f"failed: {where}: {failure}", style="red", markup=False)
-    refused = {(each.backend, reason): count for each in outcomes for reason, count in each.refusals.items()}
+    refused: Counter[tuple[str, str]] = Counter()
+    for each in outcomes:
+        refused.update({(each.backend, reason): count for reason, count in each.refusals.items()})
     for (backend, reason), count in refused.items():
         console.print(f"refused by {backend}, so that another serves: {count} calls, {reason}", markup=False)
 

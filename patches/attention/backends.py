@@ -55,7 +55,7 @@ BACKENDS = {
             "flash",
             "flash_attention_2",
             decode.before(flash.attend),
-            "CUDA, fp16/bf16",
+            "CUDA 8.0 or later, fp16/bf16",
             flash.missing,
             decode.unless(flash.refusal),
         ),
@@ -63,7 +63,7 @@ BACKENDS = {
             "triton",
             "triton",
             decode.before(fused.attend),
-            "CUDA, triton",
+            "CUDA 8.0 or later, triton",
             fused.missing,
             decode.unless(fused.refusal),
             # Triton's interpreter is for tests that ask for it.

@@ -1,6 +1,6 @@
 """Run the cases through a backend and measure how far it is from float64."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -48,13 +48,21 @@ class Outcome:
         return not self.failures
 
 
-def run(names: list[str], devices: list[str], cases: list[Case]) -> Iterator[Outcome]:
+def dtype_name(dtype: torch.dtype) -> str:
+    """``bfloat16`` for ``torch.bfloat16``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def run(
+    names: list[str], devices: list[str], cases: list[Case], report: Callable[[str], None]
+) -> Iterator[Outcome]:
     """Every backend on every device in every dtype; a combination that refuses all cases gives nothing.
 
     Args:
         names: Backends that this machine can run.
         devices: ``cpu``, ``cuda``.
         cases: What to run.
+        report: Told what runs now, because a backend that compiles takes minutes.
     """
     for name in names:
         for device in devices:
@@ -63,6 +71,7 @@ def run(names: list[str], devices: list[str], cases: list[Case]) -> Iterator[Out
                 # A backend that compiles does so for many more shapes here than in any model.
                 with torch._dynamo.config.patch(recompile_limit=256):
                     for case in cases:
+                        report(f"{name}, {device}, {dtype_name(dtype)}: {case.about}")
                         _measure(outcome, BACKENDS[name], case)
                 if outcome.cases:
                     yield outcome

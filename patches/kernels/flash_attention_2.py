@@ -58,10 +58,10 @@ def backward(
     window: int | None, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """``patches.attention.two_part.WindowKernel.backward`` by FlashAttention-2."""
-    g, q, k, v, out = (tensor.transpose(1, 2).contiguous() for tensor in (grad, query, key, value, output))
+    g, q, k, v, out = (tensor.transpose(1, 2) for tensor in (grad, query, key, value, output))
     grads = torch.ops.aten._flash_attention_backward(
-        g, q, k, v, out, lse.contiguous(), None, None, q.shape[1], k.shape[1], 0.0, q.shape[1] > 1, *state,
-        scale=scale, **_sides(window),
+        g.contiguous(), q, k, v, out.contiguous(), lse.contiguous(), None, None, q.shape[1], k.shape[1], 0.0,
+        q.shape[1] > 1, *state, scale=scale, **_sides(window),
     )  # fmt: skip
     d_query, d_key, d_value = (tensor.transpose(1, 2) for tensor in grads)
     return d_query, d_key, d_value

@@ -50,6 +50,13 @@ def test_quick_check_passes_in_a_process_of_its_own():
     assert "pass" in done.stdout and "FAIL" not in done.stdout
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_every_backend_of_a_gpu_is_exact(monkeypatch, capsys):
+    code, said, _ = run(monkeypatch, capsys, "check", "--quick", "--device", "cuda")
+    assert code == 0, said
+
+
 @pytest.mark.parametrize("fault", ["output", "raise", "nan"])
 def test_a_backend_that_is_off_fails(fault, monkeypatch, capsys):
     def attend(query, key, value, frame, scoring):
