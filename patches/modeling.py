@@ -7,22 +7,19 @@ from typing import Any, ClassVar, cast
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationConfig, GenerationMode
 
 from patches.attention import backends
-from patches.cache.choice import make_cache
 from patches.cache.windowed import WindowedCache
 from patches.frame import Step
+from patches.generation import WindowedGenerationMixin
 from patches.heads import all_alike, give_own_heads
 from patches.names import StockNames
 from patches.policy import PolicyError, WindowPolicy
-from patches.rows import check_cache, find_documents, next_step
+from patches.rows import find_documents, next_step
 from patches.turning import Turn, check_turning, turn_of
 
 # Here, because every windowed class imports this module, also in a checkpoint that carries its own alone.
 backends.register()
-
-ROLLBACK_MODES = (GenerationMode.ASSISTED_GENERATION,)
 
 
 class WindowedMixin(StockNames):
@@ -174,7 +171,7 @@ class WindowedModelMixin(WindowedMixin):
         return self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in layers)  # type: ignore[attr-defined]
 
 
-class WindowedForCausalLMMixin(WindowedMixin):
+class WindowedForCausalLMMixin(WindowedGenerationMixin, WindowedMixin):
     """The decoder with its language modelling head, and ``generate``."""
 
     decoder_class: type
@@ -186,75 +183,3 @@ class WindowedForCausalLMMixin(WindowedMixin):
         # transformers built its own decoder class here; the windowed one takes the same weights.
         self.model = self.decoder_class(self.config)
         self.post_init()  # type: ignore[attr-defined]
-
-    def _prepare_cache_for_generation(
-        self,
-        generation_config: GenerationConfig,
-        model_kwargs: dict[str, Any],
-        generation_mode: GenerationMode,
-        batch_size: int,
-        max_cache_length: int,
-    ) -> Any:
-        """Give ``generate`` the bounded cache, or say why what it was asked for cannot be.
-
-        Raises:
-            PolicyError: a cache of transformers was asked for, or a generation mode that takes tokens back.
-        """
-        policy = self.check_policy_in_force()
-        asked = generation_config.cache_implementation
-        rolled_back = generation_mode in ROLLBACK_MODES or generation_config.is_assistant
-        if rolled_back and policy.size is not None:
-            raise PolicyError(
-                "assisted generation takes rejected tokens back, which a ring that overwrites its oldest "
-                "tokens cannot; generate without an assistant"
-            )
-        given = model_kwargs.get("past_key_values")
-        if given is not None and asked is not None:
-            raise PolicyError(
-                f"cache_implementation={asked!r} would replace the cache given as past_key_values; pass one"
-            )
-        if given is not None:
-            check_cache(given).check_room(max_cache_length)
-        elif generation_config.use_cache is not False:
-            length = max(max_cache_length, getattr(generation_config, "max_cache_len", None) or 0)
-            model_kwargs["past_key_values"] = make_cache(self.config, asked, length)
-
-    def create_masks_for_generate(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor | None,
-        past_key_values: Any,
-        **_: Any,
-    ) -> Tensor | None:
-        """What ``generate`` passes on as the mask with a static cache: the padding, while it is news.
-
-        A mask that grows with every token would have to be compiled again with every token.
-
-        Args:
-            inputs_embeds: ``[B, T, 0]``, of the tokens that come next.
-            attention_mask: ``[B, past + T]`` or None.
-            past_key_values: A static ``WindowedCache``.
-        """
-        decodes = inputs_embeds.shape[1] == 1 and check_cache(past_key_values).knows_padding
-        return None if decodes else attention_mask
-
-    def init_continuous_batching(self, *_: Any, **__: Any) -> Any:
-        """Refuse the paged cache of transformers, which keeps every token.
-
-        Raises:
-            PolicyError: always.
-        """
-        raise PolicyError(
-            "continuous batching (cache_implementation='paged') keeps its own pages, without a window; use "
-            "generate without it, which takes padded batches"
-        )
-
-    def get_compiled_call(self, compile_config: Any) -> Any:
-        """As transformers compiles a decode step; passes of many tokens differ in shape and stay eager."""
-        compiled = super().get_compiled_call(compile_config)  # type: ignore[misc]
-
-        def call(**inputs: Any) -> Any:
-            tokens = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
-            return compiled(**inputs) if tokens.shape[1] == 1 else self(**inputs)  # type: ignore[operator]
-
-        return call

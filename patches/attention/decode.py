@@ -44,14 +44,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
     Holds: equals the eager reference in every layout that it serves (tests/patches/test_decode.py).
     """
     starts = frame.step.starts if frame.window is None else None
-    ends = None
+    lasts = None
     if frame.ragged:
-        # Slots fill from the first; columns are those of every row up to now.
+        # Slots fill from the first, so a row's own position is its last; columns are those of all rows.
         last = frame.first if frame.window is not None else frame.step.past
-        ends = torch.as_tensor(last, device=query.device).reshape(-1) + 1
+        lasts = torch.as_tensor(last, device=query.device).reshape(-1)
     met = scoring.sink_query
     output = decode(
-        _dense(query), _dense(key), _dense(value), starts, ends, frame.sinks, float(scoring.scale),
+        _dense(query), _dense(key), _dense(value), starts, lasts, frame.sinks, float(scoring.scale),
         None if scoring.softcap is None else float(scoring.softcap),
         scoring.sink_logits, None if met is None else _dense(met),
     )  # fmt: skip

@@ -32,7 +32,8 @@ class Progress:
     def on(self, device: torch.device) -> Tensor:
         """The count, moved to ``device`` before the first pass."""
         if not self.started and self.columns.device != device:
-            self.columns = self.columns.to(device)
+            with torch.inference_mode(False):
+                self.columns = self.columns.to(device)
         return self.columns
 
     def set(self, columns: int) -> None:

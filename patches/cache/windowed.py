@@ -130,7 +130,11 @@ class WindowedCache(Cache):
         if self.progress is not None and starts is not None:
             if self.starts is not None and self.starts.shape == starts.shape:
                 starts = self.starts.copy_(starts)
-            keep_address(starts)
+            else:
+                # A mask read under inference mode must leave what can be written outside of it.
+                with torch.inference_mode(False):
+                    starts = starts.clone()
+                keep_address(starts)
         self.starts = starts
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

@@ -25,8 +25,8 @@ MAX_SPLITS = 64
 
 @jit(do_not_specialize=["columns"])
 def _split_kernel(  # type: ignore[no-untyped-def]
-    query, sink_query, key, value, starts, ends, output, lse,
-    query_b, query_h, sink_b, sink_h, key_b, key_n, key_h, value_b, value_n, value_h, starts_b, ends_b,
+    query, sink_query, key, value, starts, lasts, output, lse,
+    query_b, query_h, sink_b, sink_h, key_b, key_n, key_h, value_b, value_n, value_h, starts_b, lasts_b,
     columns, sinks, scale, softcap,
     GROUP: tl.constexpr, DIM: tl.constexpr, SPLITS: tl.constexpr, TILE: tl.constexpr, TILE_D: tl.constexpr,
     TILE_N: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
@@ -37,8 +37,8 @@ def _split_kernel(  # type: ignore[no-untyped-def]
     end = columns
     if starts is not None:
         begin = tl.maximum(tl.load(starts + row * starts_b).to(tl.int32), 0)
-    if ends is not None:
-        end = tl.minimum(tl.load(ends + row * ends_b).to(tl.int32), columns)
+    if lasts is not None:
+        end = tl.minimum(tl.load(lasts + row * lasts_b).to(tl.int32) + 1, columns)
     # Splits share what is filled, not what there is room for.
     share = tl.cdiv(tl.cdiv(tl.maximum(end - begin, 0), SPLITS), TILE_N) * TILE_N
     low = begin + split * share
@@ -147,18 +147,19 @@ def tiles(group: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
 
 @torch.library.custom_op(f"{NAMESPACE}_decode", mutates_args=())
 def decode(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor | None, ends: Tensor | None, sinks: int,
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor | None, lasts: Tensor | None, sinks: int,
     scale: float, softcap: float | None, sink_logits: Tensor | None, sink_query: Tensor | None,
     splits: int = 0,
 ) -> Tensor:  # fmt: skip
-    """Attend with one query per row to columns ``[start, end)`` of a cache.
+    """Attend with one query per row to columns ``start`` to ``last`` of a cache.
 
     Args:
         query: ``[B, H, 1, D]``, float16, bfloat16 or float32; the last axis contiguous, as everywhere.
         key: ``[B, K, N, D]``, any other strides.
         value: ``[B, K, N, D]``.
         starts: ``[1 or B]`` integers on the device, the first column of each row; None: 0.
-        ends: ``[1 or B]``, one past the last; None: ``N``. What lies outside is not read.
+        lasts: ``[1 or B]``, the last, at or past the end where all are filled; None: ``N - 1``. What lies
+            outside is not read.
         sinks: ``S``; the columns before it meet ``sink_query``.
         scale: Factor on the products.
         softcap: ``c`` of ``c * tanh(score / c)``, or None.
@@ -182,10 +183,10 @@ def decode(
     options = tiles(group, dim, query.dtype)
     met = query if sink_query is None else sink_query
     _split_kernel[(splits, kv_heads, batch)](
-        query, sink_query, key, value, starts, ends, parts, lse,
+        query, sink_query, key, value, starts, lasts, parts, lse,
         query.stride(0), query.stride(1), met.stride(0), met.stride(1),
         key.stride(0), key.stride(2), key.stride(1), value.stride(0), value.stride(2), value.stride(1),
-        _row_stride(starts), _row_stride(ends), key.shape[2], sinks, scale, softcap or 1.0,
+        _row_stride(starts), _row_stride(lasts), key.shape[2], sinks, scale, softcap or 1.0,
         SPLITS=splits, CAPPED=softcap is not None, **options,
     )  # fmt: skip
     _merge_kernel[(batch, heads)](

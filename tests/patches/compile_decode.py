@@ -33,14 +33,14 @@ FLOAT32 = ("lse", "parts")
 def compile_kernel(kernel, capability: int, dtype: str, constants: dict, warps: int) -> dict[str, int]:
     signature = {}
     for name in kernel.arg_names:
-        pointer = "*fp32" if name in FLOAT32 else "*i64" if name in ("starts", "ends") else f"*{dtype}"
+        pointer = "*fp32" if name in FLOAT32 else "*i64" if name in ("starts", "lasts") else f"*{dtype}"
         kind = "i32" if name.endswith(("_b", "_h", "_n")) else PLAIN.get(name, pointer)
         signature[name] = "constexpr" if name in constants else kind
     # Strides and addresses are multiples of 16, as they are for every model.
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(kernel.arg_names)
-        if name not in constants and name not in PLAIN and name not in ("starts_b", "ends_b")
+        if name not in constants and name not in PLAIN and name not in ("starts_b", "lasts_b")
     }
     built = triton.compile(
         ASTSource(kernel, signature, constexprs=constants, attrs=aligned),

@@ -64,7 +64,7 @@ def check(query, stores, begins, ends, sinks, scoring, splits, tolerance=2e-6):
     starts, stops = (torch.tensor(numbers, device=DEVICE) for numbers in (begins, ends))
     key, value = stores.transpose(2, 3)
     got = attend_split(
-        query, key, value, starts if any(begins) else None, stops, sinks, scoring.scale, scoring.softcap,
+        query, key, value, starts if any(begins) else None, stops - 1, sinks, scoring.scale, scoring.softcap,
         scoring.sink_logits, scoring.sink_query, splits,
     )  # fmt: skip
     want = wanted(query, stores, begins, ends, sinks, scoring)
@@ -110,7 +110,7 @@ def test_columns_of_padded_rows(splits):
 @pytest.mark.parametrize("logits", [False, True])
 def test_a_row_without_a_column_gets_zeros(logits):
     query, stores = draw(1, 2, 1, 16), stored(1, 20, 1, 16, [0], [0])
-    none = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    none = torch.full((1,), -1, device=DEVICE)
     sink_logits = draw(2) if logits else None
     got = attend_split(query, *stores.transpose(2, 3), None, none, 0, 1.0, None, sink_logits, None, 2)
     assert (got == 0).all()
@@ -179,7 +179,7 @@ def test_a_model_decodes_with_the_kernel(static, monkeypatch):
 def test_a_token_is_written_into_its_slot_and_nowhere_else(slots):
     stores, new = draw(2, 3, 64, 2, 40), draw(2, 3, 1, 2, 40, seed=1).transpose(2, 3)
     want, index = stores.clone(), torch.tensor(slots, device=DEVICE)
-    want[:, torch.arange(3), index] = new[:, :, :, 0]
+    want[:, torch.arange(3, device=DEVICE), index] = new[:, :, :, 0]
     write_token(tuple(stores), tuple(new), index)
     assert stores.tolist() == want.tolist()
 
@@ -209,9 +209,9 @@ def test_a_compiled_step_meets_one_node(monkeypatch):
     monkeypatch.undo()
     torch._dynamo.reset()
     query, stores = draw(1, 2, 1, 16), stored(1, 20, 1, 16, [0], [9])
-    ends = torch.tensor([9], device=DEVICE)
+    lasts = torch.tensor([8], device=DEVICE)
 
     def call(query):
-        return attend_split(query, *stores.transpose(2, 3), None, ends, 2, 1.0, None, None, None)
+        return attend_split(query, *stores.transpose(2, 3), None, lasts, 2, 1.0, None, None, None)
 
     torch.testing.assert_close(torch.compile(call, fullgraph=True, backend="eager")(query), call(query))

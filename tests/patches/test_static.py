@@ -201,6 +201,20 @@ def test_reset_serves_another_batch_of_the_same_shape():
     assert run(model, cache, *batch(False), 30)[0].tolist() == want[0].tolist()
 
 
+def test_a_static_cache_may_leave_inference_mode_between_turns():
+    model, (tokens, mask) = windowed_model("llama"), batch(True)
+    caches = patches.WindowedCache(model.config), patches.WindowedCache(model.config, max_length=60)
+    logits = []
+    for cache in caches:
+        with torch.inference_mode():
+            model(tokens, attention_mask=mask, past_key_values=cache)
+        with torch.no_grad():
+            grown = torch.cat([mask, torch.ones_like(mask)], dim=1)
+            model(tokens, attention_mask=grown, past_key_values=cache)
+            logits.append(model(tokens[:, :1], past_key_values=cache).logits)
+    torch.testing.assert_close(*logits, atol=2e-5, rtol=2e-5)
+
+
 def test_a_static_cache_is_filled_by_the_model_alone():
     cache = patches.WindowedCache(windowed_model("llama").config, max_length=9)
     with pytest.raises(patches.PolicyError, match="by the forward pass of a windowed model alone"):
