@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache
 from transformers.generation import GenerationConfig, GenerationMode
 
 from patches.attention import backends
+from patches.cache.choice import make_cache
 from patches.cache.windowed import WindowedCache
 from patches.frame import Step
 from patches.heads import all_alike, give_own_heads
@@ -70,17 +71,9 @@ class WindowedModelMixin(WindowedMixin):
     obstacle: ClassVar[str] = ""
 
     def __init__(self, config: PreTrainedConfig):
-        """Build the model of transformers and check that it can do what its policy asks for.
-
-        Args:
-            config: A windowed config.
-
-        Raises:
-            PolicyError: the policy is wrong, or cannot be put in force.
-        """
         super().__init__(config)
         if self.config.window_policy.turns:
-            check_turning(getattr(self, "rotary_emb", None), self._obstacle())
+            check_turning(self)
         if self.config.is_heterogeneous:
             give_own_heads(self.layers, self.config)
             self.post_init()  # type: ignore[attr-defined]
@@ -116,7 +109,8 @@ class WindowedModelMixin(WindowedMixin):
             raise PolicyError(
                 "output_attentions needs attn_implementation='eager', which alone forms the weights"
             )
-        batch, tokens = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]  # type: ignore[union-attr]
+        inputs = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
+        batch, tokens = inputs.shape[:2]
         documents = None
         if tokens > 1 and (past_key_values is None or not past_key_values.get_seq_length()):
             documents = find_documents(batch, tokens, position_ids, attention_mask, kwargs)
@@ -132,10 +126,15 @@ class WindowedModelMixin(WindowedMixin):
             raise PolicyError("several documents in one row cannot be cached; give each its own row")
         if past_key_values is None and use_cache:
             past_key_values = WindowedCache(self.config)
-        step = next_step(policy, tokens, attention_mask, past_key_values)
+        step = next_step(policy, tokens, attention_mask, past_key_values, inputs.device)
         step = replace(step, documents=documents)
         step = replace(step, turn=self._turn(step, tokens))
-        return super().forward(  # type: ignore[misc]
+        if past_key_values is not None:
+            cast(WindowedCache, past_key_values).open(step)
+        if position_ids is None and step.on_device:
+            # transformers would ask the cache for a length that only the device knows.
+            position_ids = cast(Tensor, step.past).reshape(1, 1)
+        outputs = super().forward(  # type: ignore[misc]
             input_ids=input_ids,
             position_ids=position_ids,
             past_key_values=past_key_values,
@@ -144,6 +143,9 @@ class WindowedModelMixin(WindowedMixin):
             window_step=step,
             **kwargs,
         )
+        if past_key_values is not None:
+            cast(WindowedCache, past_key_values).close(tokens)
+        return outputs
 
     def _turn(self, step: Step, tokens: int) -> Turn | None:
         """What the sinks' distances need with ``positions: cache``."""
@@ -152,12 +154,6 @@ class WindowedModelMixin(WindowedMixin):
             return None
         positions = step.positions(tokens, self.device)  # type: ignore[attr-defined]
         return turn_of(positions, self.rotary_emb.inv_freq, policy.size, policy.sinks)  # type: ignore[attr-defined]
-
-    def _obstacle(self) -> str:
-        """What stands against ``positions: cache``; layers may differ in whether they have positions."""
-        still = [i for i, layer in enumerate(self.layers) if not getattr(layer.self_attn, "use_rope", True)]
-        windowed = [index for index in still if self.config.window_policy.window_of(index) is not None]
-        return f"layer {windowed[0]} has no rotary positions" if windowed else self.obstacle
 
     def _recomputes(self) -> bool:
         layers = self.layers
@@ -191,11 +187,7 @@ class WindowedForCausalLMMixin(WindowedMixin):
             PolicyError: a cache of transformers was asked for, or a generation mode that takes tokens back.
         """
         policy = self.check_policy_in_force()
-        if generation_config.cache_implementation is not None:
-            raise PolicyError(
-                f"cache_implementation={generation_config.cache_implementation!r} would replace the windowed "
-                "cache that this checkpoint asks for; leave it out"
-            )
+        asked = generation_config.cache_implementation
         rolled_back = generation_mode in ROLLBACK_MODES or generation_config.is_assistant
         if rolled_back and policy.size is not None:
             raise PolicyError(
@@ -203,7 +195,52 @@ class WindowedForCausalLMMixin(WindowedMixin):
                 "tokens cannot; generate without an assistant"
             )
         given = model_kwargs.get("past_key_values")
+        if given is not None and asked is not None:
+            raise PolicyError(
+                f"cache_implementation={asked!r} would replace the cache given as past_key_values; pass one"
+            )
         if given is not None:
-            check_cache(given)
+            check_cache(given).check_room(max_cache_length)
         elif generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = WindowedCache(self.config)
+            length = max(max_cache_length, getattr(generation_config, "max_cache_len", None) or 0)
+            model_kwargs["past_key_values"] = make_cache(self.config, asked, length)
+
+    def create_masks_for_generate(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        **_: Any,
+    ) -> Tensor | None:
+        """What ``generate`` passes on as the mask with a static cache: the padding, while it is news.
+
+        A mask that grows with every token would have to be compiled again with every token.
+
+        Args:
+            inputs_embeds: ``[B, T, 0]``, of the tokens that come next.
+            attention_mask: ``[B, past + T]`` or None.
+            past_key_values: A static ``WindowedCache``.
+        """
+        decodes = inputs_embeds.shape[1] == 1 and check_cache(past_key_values).knows_padding
+        return None if decodes else attention_mask
+
+    def init_continuous_batching(self, *_: Any, **__: Any) -> Any:
+        """Refuse the paged cache of transformers, which keeps every token.
+
+        Raises:
+            PolicyError: always.
+        """
+        raise PolicyError(
+            "continuous batching (cache_implementation='paged') keeps its own pages, without a window; use "
+            "generate without it, which takes padded batches"
+        )
+
+    def get_compiled_call(self, compile_config: Any) -> Any:
+        """As transformers compiles a decode step; passes of many tokens differ in shape and stay eager."""
+        compiled = super().get_compiled_call(compile_config)  # type: ignore[misc]
+
+        def call(**inputs: Any) -> Any:
+            tokens = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+            return compiled(**inputs) if tokens.shape[1] == 1 else self(**inputs)  # type: ignore[operator]
+
+        return call

@@ -1,14 +1,14 @@
 """Where the rows of a batch begin, read from the inputs of a forward pass; and what a window cannot take."""
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from patches.cache.windowed import WindowedCache
-from patches.frame import Document, Step
+from patches.frame import Document, Step, slot_of
 from patches.policy import PolicyError, WindowPolicy
 
 
@@ -31,6 +31,7 @@ def next_step(
     tokens: int,
     attention_mask: Tensor | None,
     cache: Cache | None,
+    device: torch.device,
 ) -> Step:
     """Where the rows begin and how far they have come; tells the cache.
 
@@ -39,22 +40,34 @@ def next_step(
         tokens: ``T``, new tokens of every row.
         attention_mask: ``[B, past + T]`` or None.
         cache: What was seen before, or None.
+        device: Where the pass runs.
 
     Raises:
         PolicyError: the inputs ask for what a window cannot give.
     """
     windowed = None if cache is None else check_cache(cache)
-    past = 0 if windowed is None else windowed.get_seq_length()
+    past = 0 if windowed is None else windowed.past(tokens, device)
     if attention_mask is not None:
         _check_shape(attention_mask, past, tokens)
+    if windowed is not None and isinstance(past, Tensor):
+        if attention_mask is not None:
+            windowed.check_room(attention_mask.shape[1])
+        return _decode_step(policy, past, windowed.starts)
     # Once every row has begun, one more token cannot change where they did: a decode step reads nothing.
     known = windowed is not None and windowed.begun and tokens == 1
     if windowed is not None and past and (attention_mask is None or known):
         return Step(past, windowed.starts, policy)
     starts = None if attention_mask is None else _row_starts(attention_mask, windowed is not None)
     if windowed is not None:
-        windowed.begin(starts, past + tokens)
+        windowed.begin(starts, int(past) + tokens)
     return Step(past, starts, policy)
+
+
+def _decode_step(policy: WindowPolicy, past: Tensor, starts: Tensor | None) -> Step:
+    """One token after ``past`` (``[1]``) columns; where it goes is computed here, once for all layers."""
+    first = past if starts is None else past - starts
+    slots = None if policy.size is None else cast(Tensor, slot_of(first, policy.size, policy.sinks))
+    return Step(past, starts, policy, slots=slots)
 
 
 def find_documents(
@@ -113,13 +126,13 @@ def find_documents(
     return tuple(documents)
 
 
-def _check_shape(attention_mask: Tensor, past: int, tokens: int) -> None:
+def _check_shape(attention_mask: Tensor, past: int | Tensor, tokens: int) -> None:
     if attention_mask.ndim != 2:
         raise PolicyError(
             f"attention_mask has {attention_mask.ndim} dimensions; a windowed model makes its own mask and "
             "takes only padding, as [batch, tokens]"
         )
-    if attention_mask.shape[1] != past + tokens:
+    if isinstance(past, int) and attention_mask.shape[1] != past + tokens:
         raise PolicyError(
             f"attention_mask covers {attention_mask.shape[1]} tokens; it must cover the {past} cached and "
             f"the {tokens} new ones"

@@ -1,4 +1,4 @@
-"""Without a GPU the Triton kernels run in Triton's interpreter, which must be asked for before they are imported."""
+"""Without a GPU the Triton kernels run in Triton's interpreter, asked for before they are imported."""
 
 import os
 

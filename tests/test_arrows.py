@@ -21,7 +21,7 @@ VARIANTS = {
     "convert/families/layouts": {"layout"},
     "convert/merging": {"method", "inputs", "rotation"},
     "patches/families": set(),
-    "patches/attention": {"mask", "parts"},
+    "patches/attention": {"mask", "parts", "scoring", "explicit", "documents", "two_part"},
     "eval/measures": {"base"},
 }
 """Folders of variants, and the files in them that variants share."""

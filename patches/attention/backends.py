@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.utils import logging
 
-from patches.attention import eager, flash, sdpa
+from patches.attention import eager, flash, flex, fused, sdpa
 from patches.attention.documents import Attend, attend_documents
 from patches.attention.scoring import Scoring
 from patches.frame import Frame, Step
@@ -51,8 +51,27 @@ BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("flash", "flash_attention_2", flash.attend, "CUDA, fp16/bf16", flash.missing, flash.refusal),
+        Backend(
+            "triton",
+            "triton",
+            fused.attend,
+            "CUDA, triton",
+            fused.missing,
+            fused.refusal,
+            # Triton's interpreter is for tests that ask for it.
+            automatic=not fused.interpreting(),
+        ),
         Backend("sdpa", "sdpa", sdpa.attend, "any device"),
         Backend("eager", "eager", eager.attend, "any device; the reference, returns weights"),
+        Backend(
+            "flex",
+            "flex_attention",
+            flex.attend,
+            "CUDA; CPU forward; compiled",
+            flex.missing,
+            flex.refusal,
+            automatic=False,
+        ),
     )
 }
 """In the order of preference; the automatic choice is the first that does not refuse."""

@@ -1,12 +1,14 @@
 """Blocked attention on ``scaled_dot_product_attention``: any device, any dtype, memory linear in the length.
 
-A block of queries meets the sinks and only the slice of keys that it can see. Blocks away from the start
-have the same shape and so the same mask, which is built once.
+A block of queries meets only the slice of keys that it can see, and behind them the sinks. So all full blocks
+past the sinks share one mask; where fewer keys come before a block, it takes the mask's last columns. It is
+kept as numbers to add to the scores: SDPA turns a boolean one into numbers at every call, which a CPU takes
+as long for as for the attention itself.
 """
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +18,14 @@ from patches.attention.explicit import products, weigh
 from patches.attention.mask import visible
 from patches.attention.parts import Parts, split
 from patches.attention.scoring import Scoring
-from patches.frame import Frame, filled_slots
+from patches.frame import Frame
 
-BLOCK = 256
-"""Queries per block: small enough to skip what the window hides, large enough for full matrix products."""
+ROWS = 1024
+"""Queries of all heads of a KV head per block: the rows of one matrix product."""
+GLOBAL_ROWS = 256
+"""The same in a global layer."""
+BLOCK_MIN, BLOCK_MAX = 64, 256
+"""Queries of one head per block: few enough to skip what the window hides."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> tuple[Tensor, None]:
@@ -27,7 +33,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
 
     Holds: equals the eager reference, forward and backward (tests/patches/test_attention.py).
     """
-    if frame.layout == "slots":
+    if frame.layout in ("slots", "columns"):
         return _attend_slots(query, key, value, frame, scoring), None
     dense = frame.window is None or frame.window >= key.shape[2]
     if dense and frame.step.past == 0 and not frame.ragged and scoring.plain:
@@ -37,85 +43,121 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
         )
         return output, None
     parts = split(key, value, frame)
+    size = _block_size(query.shape[1] // key.shape[1], frame.window)
     blocks = [
-        _attend_block(query, parts, frame, begin, min(begin + BLOCK, frame.tokens), scoring)
-        for begin in range(0, frame.tokens, BLOCK)
+        _attend_block(query, parts, frame, begin, min(begin + size, frame.tokens), size, scoring)
+        for begin in range(0, frame.tokens, size)
     ]
     return torch.cat(blocks, dim=2), None
 
 
+def _block_size(groups: int, window: int | None) -> int:
+    """Queries of one head per block; without a window a mask is as wide as the text, so it has fewer rows."""
+    if window is None:
+        return max(GLOBAL_ROWS // groups, 16)
+    return min(max(ROWS // groups, BLOCK_MIN), BLOCK_MAX)
+
+
 def _attend_slots(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> Tensor:
-    """One query per row against the filled slots of the cache, whose order does not matter."""
-    assert frame.window is not None
-    seen = None
-    if frame.ragged:
-        filled = torch.as_tensor(
-            filled_slots(frame.first + 1, frame.window, frame.sinks), device=query.device
-        )
-        # A row that is still padding looks at an empty slot, because a softmax over nothing is NaN.
-        filled = filled.clamp(min=1)
-        seen = (torch.arange(key.shape[2], device=query.device) < filled[:, None])[:, None]
-    return _weighed(query, key, value, seen, min(frame.sinks, key.shape[2]), scoring)
+    """One query per row against what the cache has filled, whose order does not matter."""
+    seen = frame.filled(key.shape[2], query.device)
+    seen = None if seen is None else seen[:, None]
+    return _weighed(query, key, value, seen, slice(0, frame.sinks), scoring)
 
 
 def _attend_block(
-    query: Tensor, parts: Parts, frame: Frame, begin: int, end: int, scoring: Scoring
+    query: Tensor, parts: Parts, frame: Frame, begin: int, end: int, size: int, scoring: Scoring
 ) -> Tensor:
-    """Queries ``[begin, end)`` against the sinks and the keys from the oldest to the newest that they see."""
-    columns = parts.keys.shape[2]
-    offset = columns - frame.tokens
+    """Queries ``[begin, end)`` against the keys from the oldest to the newest they see, and the sinks."""
+    offset = parts.keys.shape[2] - frame.tokens
     low = 0 if frame.window is None else max(offset + begin - frame.window + 1, 0)
     if isinstance(parts.first, int):
         low = max(low, parts.first)
     high = max(offset + end, low)
-    key = torch.cat([parts.sink_keys, parts.keys[:, :, low:high]], dim=2)
-    value = torch.cat([parts.sink_values, parts.values[:, :, low:high]], dim=2)
-    sinks = parts.sink_keys.shape[2]
+    key, value = parts.keys[:, :, low:high], parts.values[:, :, low:high]
+    if parts.sink_keys.shape[2]:
+        key = torch.cat([key, parts.sink_keys], dim=2)
+        value = torch.cat([value, parts.sink_values], dim=2)
     if isinstance(parts.first, int) and isinstance(frame.first, int):
-        # Past the sinks only distances matter, so every such block shares one mask.
+        sinks = parts.sink_keys.shape[2]
         first_query = min(frame.first + begin, sinks)
-        mask = _windowed_mask if frame.window is not None else _block_mask
-        seen = mask(
-            end - begin, high - low, offset + begin - low, first_query, sinks, frame.window, query.device
-        )
+        block = _Block(
+            end - begin, high - low, offset + begin - low, first_query, sinks, frame.window,
+            query.shape[1] // key.shape[1] if scoring.plain else 1, query.dtype if scoring.plain else None,
+        )  # fmt: skip
+        full = end - begin == size and first_query == sinks
+        mask = _mask_of(block, offset + frame.tokens if full else 0, query.device)
     else:
-        seen = _ragged_mask(parts, frame, begin, end, low, high, query.device)
+        mask = _ragged_mask(parts, frame, begin, end, low, high, query.device)
     if scoring.sink_query is not None:
         scoring = replace(scoring, sink_query=scoring.sink_query[:, :, begin:end])
-    return _weighed(query[:, :, begin:end], key, value, seen, sinks, scoring)
+    return _weighed(query[:, :, begin:end], key, value, mask, slice(high - low, None), scoring)
 
 
-def _block_mask(
-    rows: int,
-    columns: int,
-    diagonal: int,
-    first_query: int,
-    sinks: int,
-    window: int | None,
-    device: torch.device,
-) -> Tensor:
-    """``[1, rows, sinks + columns]`` bool; ``diagonal`` is the column of the first query's own key.
+class _Block(NamedTuple):
+    """All that the mask of a block of rows that begin together depends on.
 
-    ``first_query`` is the position of the first query, of which it only matters how many sinks it precedes.
+    Attributes:
+        rows: Queries of one head.
+        columns: Keys of the window part; the sinks stand behind them.
+        diagonal: The column of the first query's own key.
+        first_query: Its position, at most ``sinks``: it only matters how many of them it precedes.
+        sinks: Keys of the sink part.
+        window: ``W``; None in a global layer.
+        groups: How often the rows repeat, once for every query head of a KV head.
+        dtype: Of the mask as numbers to add to scores; None for a boolean one.
     """
-    row = torch.arange(rows, device=device)
-    to_sinks = visible(first_query + row, torch.arange(sinks, device=device), None, sinks)
-    to_window = visible(diagonal + row, torch.arange(columns, device=device), window, 0)
-    return torch.cat([to_sinks, to_window], dim=1)[None]
+
+    rows: int
+    columns: int
+    diagonal: int
+    first_query: int
+    sinks: int
+    window: int | None
+    groups: int
+    dtype: torch.dtype | None
+
+    def mask(self, device: torch.device) -> Tensor:
+        """``[1, groups * rows, columns + sinks]``."""
+        row = torch.arange(self.rows, device=device)
+        to_window = visible(self.diagonal + row, torch.arange(self.columns, device=device), self.window, 0)
+        to_sinks = visible(self.first_query + row, torch.arange(self.sinks, device=device), None, 0)
+        seen = torch.cat([to_window, to_sinks], dim=1)
+        if self.dtype is not None:
+            seen = torch.zeros_like(seen, dtype=self.dtype).masked_fill_(~seen, -torch.inf)
+        return seen.repeat(self.groups, 1)[None]
 
 
-@lru_cache(maxsize=64)
-def _windowed_mask(*shape: Any) -> Tensor:
-    """The block masks of window layers, whose size the window bounds, kept for the next call."""
+def _mask_of(block: _Block, stored: int, device: torch.device) -> Tensor:
+    """The mask of ``block``, out of the widest one that blocks of its rows have where it is a full one.
+
+    Args:
+        block: What it depends on.
+        stored: All keys of the window part, for a full block past the sinks; 0 for any other.
+        device: Where it is needed.
+    """
+    if block.window is None:
+        # As wide as the sequence is long: nothing to keep.
+        return block.mask(device)
+    if not stored:
+        return _kept_mask(block, device)
+    reach = min(block.window - 1, stored)
+    widest = block._replace(columns=reach + block.rows, diagonal=reach)
+    return _kept_mask(widest, device)[:, :, reach - block.diagonal :]
+
+
+@lru_cache(maxsize=8)
+def _kept_mask(block: _Block, device: torch.device) -> Tensor:
+    """The masks of window layers, whose size the window bounds, kept for the next call."""
     # A mask first built under inference mode could never be saved for a backward pass.
     with torch.inference_mode(False):
-        return _block_mask(*shape)
+        return block.mask(device)
 
 
 def _ragged_mask(
     parts: Parts, frame: Frame, begin: int, end: int, low: int, high: int, device: torch.device
 ) -> Tensor:
-    """``[B, rows, sinks + columns]`` bool for rows that begin at different columns."""
+    """``[B, rows, columns + sinks]`` bool for rows that begin at different columns."""
     positions = frame.query_positions(device)[:, begin:end]
     to_sinks = visible(positions, torch.arange(parts.sink_keys.shape[2], device=device), None, 0)
     own = parts.keys.shape[2] - frame.tokens + torch.arange(begin, end, device=device)
@@ -125,29 +167,34 @@ def _ragged_mask(
     # A padding query sees its own key, because a softmax over nothing is NaN, which would spread.
     padding = (positions < 0).unsqueeze(-1) & (column == own.unsqueeze(-1))
     to_sinks = to_sinks.expand(to_window.shape[0], -1, -1)
-    return torch.cat([to_sinks, to_window | padding], dim=-1)
+    return torch.cat([to_window | padding, to_sinks], dim=-1)
 
 
 def _weighed(
-    query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, sinks: int, scoring: Scoring
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sinks: slice, scoring: Scoring
 ) -> Tensor:
-    """Attend to keys of which the first ``sinks`` are the sinks; ``seen`` is ``[1 or B, T, N]`` or None."""
+    """Attend to keys of which ``sinks`` are the sinks.
+
+    ``mask`` is ``[1 or B, T, N]`` bool, or for plain scoring ``[1, G * T, N]`` to add to the scores, or None.
+    """
     if scoring.plain:
-        return _grouped(query, key, value, seen, scoring)
+        return _grouped(query, key, value, mask, scoring)
     scores = products(query, key)
     if scoring.sink_query is not None:
-        scores = torch.cat([products(scoring.sink_query, key[:, :, :sinks]), scores[..., sinks:]], dim=-1)
-    if seen is None:
-        seen = torch.ones(1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
-    return weigh(scores, value, seen, scoring)[0]
+        scores[..., sinks] = products(scoring.sink_query, key[:, :, sinks])
+    if mask is None:
+        mask = torch.ones(1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    return weigh(scores, value, mask, scoring)[0]
 
 
-def _grouped(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scoring: Scoring) -> Tensor:
+def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scoring: Scoring) -> Tensor:
     """Attend with the ``G`` query heads of a KV head as more rows of it: no key is repeated in memory."""
     batch, heads, tokens, dim = query.shape
     groups = heads // key.shape[1]
     rows = query.reshape(batch, key.shape[1], groups * tokens, dim)
-    if seen is not None:
-        seen = seen.repeat(1, groups, 1)[:, None]
-    output = scaled_dot_product_attention(rows, key, value, seen, scoring.dropout, scale=scoring.scale)
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            mask = mask.repeat(1, groups, 1)
+        mask = mask[:, None]
+    output = scaled_dot_product_attention(rows, key, value, mask, scoring.dropout, scale=scoring.scale)
     return output.reshape(query.shape)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from patches.frame import Frame, Step, filled_slots, slot_positions
+from patches.frame import Frame, Step, filled_slots, slot_of, slot_positions
 from patches.policy import PolicyError
 
 
@@ -67,11 +67,16 @@ class WindowLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         frame = Frame(Step(self.seen, starts), key_states.shape[2], self.window, self.sinks)
-        new = (key_states.detach().transpose(1, 2), value_states.detach().transpose(1, 2))
         self.seen += frame.tokens
+        return self._take_in(key_states, value_states, frame)
+
+    def _take_in(self, key_states: Tensor, value_states: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Store tokens of which the host knows how many came before; arguments and result of ``update``."""
+        assert isinstance(frame.step.past, int)
+        new = (key_states.detach().transpose(1, 2), value_states.detach().transpose(1, 2))
         if frame.layout == "slots":
             self._write_one(new, frame)
-            filled = filled_slots(self.seen, self.window, self.sinks)
+            filled = filled_slots(frame.step.past + 1, self.window, self.sinks)
             keys, values = (store[:, :filled].transpose(1, 2) for store in self.stores)
             return keys, values
         if frame.layout == "whole":
@@ -95,15 +100,17 @@ class WindowLayer(CacheLayerMixin):
             PolicyError: the ring has wrapped; older tokens that the window would show again are gone.
         """
         kept = max(self.seen - abs(tokens_to_remove), 0)
-        if kept == self.seen:
-            return
-        if self.seen > self.window + self.sinks:
+        self._check_kept(kept, self.seen)
+        self.seen = kept
+
+    def _check_kept(self, kept: int, seen: int) -> None:
+        """Refuse to go back to ``kept`` of ``seen`` tokens once the ring has wrapped."""
+        if kept < seen and seen > self.window + self.sinks:
             raise PolicyError(
-                f"cannot go back to {kept} of {self.seen} tokens: the cache keeps {self.sinks} sinks "
+                f"cannot go back to {kept} of {seen} tokens: the cache keeps {self.sinks} sinks "
                 f"and the last {self.window} tokens, and those before are overwritten (crop works up to "
                 f"{self.window + self.sinks} tokens)"
             )
-        self.seen = kept
 
     def reset(self) -> None:
         """Forget everything and keep the memory."""
@@ -149,14 +156,11 @@ class WindowLayer(CacheLayerMixin):
     def _write_one(self, new: tuple[Tensor, Tensor], frame: Frame) -> None:
         """One token per row, in place, into the slot that its position owns."""
         position = frame.first
-        if isinstance(position, int):
-            slot = position if position < self.sinks else self.sinks + (position - self.sinks) % self.window
+        slots = slot_of(position, self.window, self.sinks)
+        if isinstance(position, int) or isinstance(slots, int):
             for store, token in zip(self.stores, new, strict=True):
-                store[:, slot] = token[:, 0]
+                store[:, slots] = token[:, 0]
             return
-        slots = torch.where(
-            position < self.sinks, position.clamp(min=0), self.sinks + (position - self.sinks) % self.window
-        )
         rows = torch.arange(slots.shape[0], device=slots.device)
         padding = (position < 0)[:, None, None]
         for store, token in zip(self.stores, new, strict=True):

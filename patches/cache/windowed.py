@@ -2,35 +2,57 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
+from patches.cache.offloaded import OffloadedLayer, Prefetcher
+from patches.cache.static import Progress, StaticGlobalLayer, StaticWindowLayer, keep_address
 from patches.cache.window import WindowLayer
-from patches.policy import WindowPolicy
+from patches.frame import Step
+from patches.policy import PolicyError, WindowPolicy
 
 
 class WindowedCache(Cache):
-    """Sinks + ring in window layers, a growing layer in global ones.
+    """Sinks + ring in window layers; in global ones a layer that grows, or is static.
 
     Rows of a left-padded batch keep their own positions: ``starts`` follows every reordering of the batch.
+    With a ``max_length`` every shape is fixed and the length lives on the device, so that a decode step can
+    be compiled without a graph break and replayed as a CUDA graph.
+
+    Holds: static and growing caches give the same tokens, a compiled step does not compile again
+    (tests/patches/test_static.py).
     """
 
-    def __init__(self, config: PreTrainedConfig):
+    def __init__(self, config: PreTrainedConfig, max_length: int | None = None, offload: bool = False):
         """Make an empty cache.
 
         Args:
             config: The config of a windowed model.
+            max_length: Columns of static global layers, padding included; window layers bound nothing. None:
+                global layers grow.
+            offload: Keep the keys and values of global layers in CPU memory.
 
         Raises:
-            PolicyError: its ``attention_window`` is missing or wrong.
+            PolicyError: its ``attention_window`` is missing or wrong, ``max_length`` is below 1, or a static
+                cache is to be offloaded.
         """
+        if max_length is not None and offload:
+            raise PolicyError("a static cache cannot be offloaded: leave out max_length or offload")
+        if max_length is not None and max_length < 1:
+            raise PolicyError(f"max_length={max_length} must be a number of tokens, at least 1")
         layers: int = config.num_hidden_layers
         policy = getattr(config, "window_policy", None)
         self.policy: WindowPolicy = policy or WindowPolicy.from_config(None, layers)
         self.starts: Tensor | None = None
         self.begun = True
+        self.max_length = max_length
+        self.offloaded = offload
+        self.progress = None if max_length is None else Progress()
         super().__init__(layers=[self._layer(index) for index in range(layers)])
+        visiting = [layer for layer in self.layers if isinstance(layer, OffloadedLayer)]
+        self.prefetcher = Prefetcher(visiting) if visiting else None
 
     @property
     def nbytes(self) -> int:
@@ -43,7 +65,59 @@ class WindowedCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Store new tokens of one layer; see ``WindowLayer.update``."""
         starts = None if self.starts is None else self.starts.to(key_states.device)
-        return super().update(key_states, value_states, layer_idx, starts=starts)
+        stored = super().update(key_states, value_states, layer_idx, starts=starts)
+        layer = self.layers[layer_idx]
+        if self.prefetcher is not None and isinstance(layer, OffloadedLayer):
+            self.prefetcher.after(layer)
+        return stored
+
+    @property
+    def knows_padding(self) -> bool:
+        """Whether no mask can tell a static cache more: a pass is over, and every row has begun."""
+        return self.progress is not None and self.progress.started and self.begun
+
+    def past(self, tokens: int, device: torch.device) -> int | Tensor:
+        """Columns seen before a pass: an int, or ``[1]`` on the device in a decode step of a static cache.
+
+        Args:
+            tokens: ``T``, which the pass brings.
+            device: Where it runs.
+
+        Raises:
+            PolicyError: a static cache has no room for them.
+        """
+        if self.progress is None:
+            return self.get_seq_length()
+        columns = self.progress.on(device)
+        if self.knows_padding and tokens == 1:
+            # Elsewhere reading the length would stall the device; there the write itself is out of bounds.
+            if columns.device.type == "cpu" and not torch.compiler.is_compiling():
+                self.check_room(int(columns) + 1)
+            return columns
+        self.check_room(int(columns) + tokens)
+        return int(columns)
+
+    def check_room(self, columns: int) -> None:
+        """Refuse more columns than static global layers have.
+
+        Raises:
+            PolicyError: there are more.
+        """
+        if self.max_length is not None and self.policy.global_layers and columns > self.max_length:
+            raise PolicyError(
+                f"{columns} tokens do not fit into the static cache of max_length={self.max_length}; make a "
+                "longer one, or one that grows: patches.WindowedCache(model.config)"
+            )
+
+    def open(self, step: Step) -> None:
+        """Let static layers know where the tokens of a pass stand."""
+        if self.progress is not None:
+            self.progress.step = step
+
+    def close(self, tokens: int) -> None:
+        """Count the tokens of a pass that is over; growing layers count for themselves."""
+        if self.progress is not None:
+            self.progress.close(tokens)
 
     def begin(self, starts: Tensor | None, columns: int) -> None:
         """Note where the rows begin.
@@ -52,13 +126,27 @@ class WindowedCache(Cache):
             starts: ``[B]``, the first real column of each row; None when no row is padded.
             columns: Columns seen once this pass is over; a row that begins later has had padding alone.
         """
-        self.starts = starts
         self.begun = starts is None or bool((starts < columns).all())
+        if self.progress is not None and starts is not None:
+            if self.starts is not None and self.starts.shape == starts.shape:
+                starts = self.starts.copy_(starts)
+            keep_address(starts)
+        self.starts = starts
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns seen, padding included; a static cache reads them from the device."""
+        return super().get_seq_length(layer_idx) if self.progress is None else int(self.progress.columns)
+
+    def get_query_offset(self, layer_idx: int = 0) -> Any:
+        """What transformers builds masks of its own from, as a tensor where reading it would stall."""
+        return super().get_query_offset(layer_idx) if self.progress is None else self.progress.columns
 
     def reset(self) -> None:
-        """Forget everything; window layers keep their memory."""
+        """Forget everything; only layers that grow on their device give up their memory."""
+        if self.progress is not None:
+            self.progress.set(0)
         for index, layer in enumerate(self.layers):
-            if isinstance(layer, WindowLayer):
+            if isinstance(layer, WindowLayer | StaticGlobalLayer | OffloadedLayer):
                 layer.reset()
             else:
                 # transformers 5.17 only zeroes a growing layer on reset, which leaves its tokens in place.
@@ -92,9 +180,17 @@ class WindowedCache(Cache):
         # Window layers come first because only they can refuse.
         for layer in sorted(self.layers, key=lambda layer: not isinstance(layer, WindowLayer)):
             layer.crop(-removed)  # type: ignore[union-attr]
+        if self.progress is not None:
+            self.progress.set(length - removed)
         if self.starts is not None and removed:
             self.begin(self.starts.clamp(max=length - removed), length - removed)
 
     def _layer(self, index: int) -> CacheLayerMixin:
-        window = self.policy.window_of(index)
-        return DynamicLayer() if window is None else WindowLayer(window, self.policy.sinks)
+        window, sinks = self.policy.window_of(index), self.policy.sinks
+        if self.progress is not None and self.max_length is not None:
+            if window is None:
+                return StaticGlobalLayer(self.max_length, self.progress)
+            return StaticWindowLayer(window, sinks, self.progress)
+        if window is not None:
+            return WindowLayer(window, sinks)
+        return OffloadedLayer() if self.offloaded else DynamicLayer()

@@ -3,9 +3,9 @@
     python tests/benchmarks/streaming.py CHECKPOINT --text TEXT --trained 512 --times 32
 
 The text is cut into stretches of the trained length. Every row of the batch is all of them one after the
-other, begun at another one, so that every position meets the very same text: differences between positions are
-theirs alone. Prints a Markdown table with the perplexity of the last half stretch before each position, and its
-ratio to that at the trained length. Fails if ``cache`` is more than 10% from it.
+other, begun at another one, so that every position meets the same text: differences between positions are
+theirs alone. Prints a Markdown table with the perplexity of the last half stretch before each position, and
+its ratio to that at the trained length. Fails if ``cache`` is more than 10% from it.
 """
 
 import argparse

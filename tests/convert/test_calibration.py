@@ -1,5 +1,6 @@
 """Reading a text through every family layer by layer, and what refit and reconstruction do with it."""
 
+import gc
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -238,3 +239,23 @@ def test_result_is_rounded_as_the_source(make_checkpoint, text: Path, tmp_path: 
     convert(request_with(source, tmp_path / "out", text, reconstruct=3))
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+
+
+def test_live_tensors_do_not_grow_with_depth(
+    make_checkpoint, text: Path, tmp_path: Path, monkeypatch
+) -> None:
+    source = make_checkpoint("llama", num_hidden_layers=8)
+    held: list[int] = []
+    save = LayerStore.save
+
+    def measure(store: LayerStore, *arguments: object) -> None:
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if type(each) in (Tensor, torch.nn.Parameter)]
+        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+        held.append(sum(storages.values()))
+        save(store, *arguments)
+
+    monkeypatch.setattr(LayerStore, "save", measure)
+    convert(request_with(source, tmp_path / "out", text, refit=True, reconstruct=2))
+    assert len(held) == 8
+    assert max(held[2:]) == min(held[2:])

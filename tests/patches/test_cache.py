@@ -8,8 +8,8 @@ from patches.cache.window import WindowLayer
 from tests.patches.tiny import SINKS, WINDOW, windowed_model
 
 
-def fill(model, length, rows=1):
-    cache = patches.WindowedCache(model.config)
+def fill(model, length, rows=1, **mode):
+    cache = patches.WindowedCache(model.config, **mode)
     tokens = torch.randint(3, 90, (rows, length), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         model(tokens, past_key_values=cache, use_cache=True)
@@ -45,9 +45,13 @@ def continuation(model, cache, token):
         return model(token, past_key_values=cache, use_cache=True).logits
 
 
-def test_crop_before_the_ring_wraps_equals_never_having_seen_the_tokens():
+MODES = pytest.mark.parametrize("mode", [{}, {"max_length": 90}, {"offload": True}], ids=str)
+
+
+@MODES
+def test_crop_before_the_ring_wraps_equals_never_having_seen_the_tokens(mode):
     model = windowed_model("llama")
-    cache, tokens = fill(model, WINDOW + SINKS)
+    cache, tokens = fill(model, WINDOW + SINKS, **mode)
     cache.crop(-4)
     assert cache.get_seq_length() == WINDOW + SINKS - 4
     fresh = patches.WindowedCache(model.config)
@@ -57,9 +61,10 @@ def test_crop_before_the_ring_wraps_equals_never_having_seen_the_tokens():
     )
 
 
-def test_crop_after_the_ring_wrapped_is_refused_and_changes_nothing():
+@MODES
+def test_crop_after_the_ring_wrapped_is_refused_and_changes_nothing(mode):
     model = windowed_model("llama")
-    cache, _ = fill(model, WINDOW + SINKS + 1)
+    cache, _ = fill(model, WINDOW + SINKS + 1, **mode)
     with pytest.raises(
         patches.PolicyError, match=f"cannot go back to {WINDOW + SINKS} of {WINDOW + SINKS + 1} tokens"
     ):
@@ -67,12 +72,13 @@ def test_crop_after_the_ring_wrapped_is_refused_and_changes_nothing():
     assert {layer.get_seq_length() for layer in cache.layers} == {WINDOW + SINKS + 1}
 
 
+@MODES
 @pytest.mark.parametrize("reset", [False, True])
-def test_crop_of_an_empty_cache_does_nothing(reset):
+def test_crop_of_an_empty_cache_does_nothing(reset, mode):
     model = windowed_model("llama")
-    cache, tokens = patches.WindowedCache(model.config), torch.randint(3, 90, (1, 30))
+    cache, tokens = patches.WindowedCache(model.config, **mode), torch.randint(3, 90, (1, 30))
     if reset:
-        cache, tokens = fill(model, 30)
+        cache, tokens = fill(model, 30, **mode)
         cache.reset()
     cache.crop(-5)
     torch.testing.assert_close(
@@ -80,12 +86,13 @@ def test_crop_of_an_empty_cache_does_nothing(reset):
     )
 
 
+@MODES
 @pytest.mark.parametrize("change", ["repeat", "select", "reorder"])
-def test_batch_operations_move_whole_rows(change):
+def test_batch_operations_move_whole_rows(change, mode):
     model = windowed_model("llama")
     tokens, mask = torch.randint(3, 90, (2, 20)), torch.ones(2, 20, dtype=torch.long)
     mask[1, :6] = 0
-    cache = patches.WindowedCache(model.config)
+    cache = patches.WindowedCache(model.config, **mode)
     with torch.no_grad():
         model(tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
     rows = {"repeat": [0, 0, 1, 1], "select": [1], "reorder": [1, 0]}[change]
@@ -102,11 +109,12 @@ def test_batch_operations_move_whole_rows(change):
     torch.testing.assert_close(continuation(model, cache, token), continuation(model, fresh, token))
 
 
-def test_crop_below_where_a_row_begins():
+@MODES
+def test_crop_below_where_a_row_begins(mode):
     model = windowed_model("llama")
     tokens, mask = torch.randint(3, 90, (2, 9)), torch.ones(2, 9, dtype=torch.long)
     mask[1, :6] = 0
-    cache, fresh = (patches.WindowedCache(model.config) for _ in range(2))
+    cache, fresh = (patches.WindowedCache(model.config, **mode) for _ in range(2))
     with torch.no_grad():
         model(tokens, attention_mask=mask, past_key_values=cache)
         cache.crop(-5)
@@ -117,9 +125,11 @@ def test_crop_below_where_a_row_begins():
     torch.testing.assert_close(got, want, atol=2e-5, rtol=2e-5)
 
 
-def test_a_cache_filled_under_inference_mode_serves_outside_of_it():
-    model, cache = windowed_model("llama"), patches.WindowedCache(windowed_model("llama").config)
+@MODES
+def test_a_cache_filled_under_inference_mode_serves_outside_of_it(mode):
+    model = windowed_model("llama")
     with torch.inference_mode():
+        cache = patches.WindowedCache(model.config, **mode)
         model(torch.arange(3, 9)[None], past_key_values=cache)
     assert continuation(model, cache, torch.tensor([[7]])).shape[1] == 1
 

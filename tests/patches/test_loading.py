@@ -67,7 +67,7 @@ def test_attention_by_the_names_of_transformers(requested, name, tmp_path):
     assert model.config._attn_implementation == name == model.model.config._attn_implementation
 
 
-@pytest.mark.parametrize("requested", ["flex_attention", "flash_attention_3", "nonsense"])
+@pytest.mark.parametrize("requested", ["flash_attention_3", "nonsense"])
 def test_attention_without_a_window_is_refused(requested, tmp_path):
     windowed_model("llama").save_pretrained(tmp_path)
     with pytest.raises(patches.PolicyError, match="has no backend with a window and sinks"):

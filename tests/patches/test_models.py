@@ -161,7 +161,6 @@ def test_attention_weights_come_from_eager_alone():
     "options,said",
     [
         ({"past_key_values": DynamicCache()}, "DynamicCache, which does not keep sinks"),
-        ({"cache_implementation": "static"}, "cache_implementation='static' would replace"),
         ({"prompt_lookup_num_tokens": 2}, "assisted generation takes rejected tokens back"),
     ],
 )

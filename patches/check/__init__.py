@@ -1,0 +1,1 @@
+"""``python -m patches check``: every backend that runs here against a float64 reference."""

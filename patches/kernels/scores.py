@@ -1,0 +1,56 @@
+"""What the forward and the backward kernels share: loading rows, scores in base 2, and the mask."""
+
+from patches.kernels.language import tl, triton
+
+LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def row_pointers(base, stride, begin, BLOCK: tl.constexpr, HEAD: tl.constexpr):
+    """``[BLOCK, HEAD]`` pointers to rows ``begin`` and after; offsets of long sequences need 64 bits."""
+    rows = tl.arange(0, BLOCK)
+    return base + tl.cast(begin, tl.int64) * stride + (rows * stride)[:, None] + tl.arange(0, HEAD)[None, :]
+
+
+@triton.jit
+def load_rows(
+    base, stride, begin, end, dim,
+    BLOCK: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr, BOUNDED: tl.constexpr,
+):  # fmt: skip
+    """Rows ``[begin, begin + BLOCK)``; zeros from row ``end`` (BOUNDED), dimension ``dim`` (PADDED)."""
+    pointers = row_pointers(base, stride, begin, BLOCK, HEAD)
+    real_rows = (begin + tl.arange(0, BLOCK) < end)[:, None]
+    real_dims = (tl.arange(0, HEAD) < dim)[None, :]
+    if BOUNDED and PADDED:
+        loaded = tl.load(pointers, mask=real_rows & real_dims, other=0.0)
+    elif BOUNDED:
+        loaded = tl.load(pointers, mask=real_rows, other=0.0)
+    elif PADDED:
+        loaded = tl.load(pointers, mask=real_dims, other=0.0)
+    else:
+        loaded = tl.load(pointers)
+    return loaded
+
+
+@triton.jit
+def store_rows(
+    base, stride, begin, end, dim, rows,
+    BLOCK: tl.constexpr, HEAD: tl.constexpr,
+):  # fmt: skip
+    """Write rows ``[begin, min(begin + BLOCK, end))`` in the type of ``base``."""
+    pointers = row_pointers(base, stride, begin, BLOCK, HEAD)
+    real = (begin + tl.arange(0, BLOCK) < end)[:, None] & (tl.arange(0, HEAD) < dim)[None, :]
+    tl.store(pointers, rows.to(base.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def capped(products, factor, cap):
+    """``cap * tanh(factor * products)``; exp2 overflows to infinity, which is a tanh of 1."""
+    return cap * (1.0 - 2.0 / (1.0 + tl.exp2(products * (2.0 * factor * LOG2E))))
+
+
+@triton.jit
+def visible(own, column, end, window):
+    """Whether the query at column ``own`` sees ``column``, for columns before ``end``."""
+    return (column <= own) & (own - column < window) & (column < end)
