@@ -5,7 +5,7 @@
 The end of the text is cut into stretches of the trained length, which repeat one after the other for as long
 as a row is. Each row of the batch begins at another one, so that every position meets the same text:
 differences between positions are theirs alone. What repeats lies farther back than all windows of all layers
-reach. Prints a Markdown table with the perplexity of the last half stretch before each position, and its ratio
+reach. Prints a Markdown table: the perplexity of the last half stretch before each position, and its ratio
 to that at the trained length. Fails if ``cache`` is more than 10% from it.
 """
 
