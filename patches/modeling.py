@@ -68,17 +68,9 @@ class WindowedModelMixin(WindowedMixin):
     obstacle: ClassVar[str] = ""
 
     def __init__(self, config: PreTrainedConfig):
-        """Build the model of transformers and check that it can do what its policy asks for.
-
-        Args:
-            config: A windowed config.
-
-        Raises:
-            PolicyError: the policy is wrong, or cannot be put in force.
-        """
         super().__init__(config)
         if self.config.window_policy.turns:
-            check_turning(getattr(self, "rotary_emb", None), self._obstacle())
+            check_turning(self)
         if self.config.is_heterogeneous:
             give_own_heads(self.layers, self.config)
             self.post_init()  # type: ignore[attr-defined]
@@ -159,12 +151,6 @@ class WindowedModelMixin(WindowedMixin):
             return None
         positions = step.positions(tokens, self.device)  # type: ignore[attr-defined]
         return turn_of(positions, self.rotary_emb.inv_freq, policy.size, policy.sinks)  # type: ignore[attr-defined]
-
-    def _obstacle(self) -> str:
-        """What stands against ``positions: cache``; layers may differ in whether they have positions."""
-        still = [i for i, layer in enumerate(self.layers) if not getattr(layer.self_attn, "use_rope", True)]
-        windowed = [index for index in still if self.config.window_policy.window_of(index) is not None]
-        return f"layer {windowed[0]} has no rotary positions" if windowed else self.obstacle
 
     def _recomputes(self) -> bool:
         layers = self.layers

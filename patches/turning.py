@@ -42,22 +42,30 @@ class Turn:
         return torch.cat([turned.to(query.dtype), rest], dim=-1)
 
 
-def check_turning(rotary: Any, obstacle: str) -> None:
-    """Refuse a model whose queries cannot be turned back.
+def check_turning(model: Any) -> None:
+    """Refuse a decoder whose queries cannot be turned back.
 
     Args:
-        rotary: ``model.rotary_emb``.
-        obstacle: What stands against it in the architecture, in words; empty if nothing does.
+        model: With ``layers``, ``rotary_emb``, the policy of its config, and the ``obstacle`` of its class.
 
     Raises:
-        PolicyError: something stands against it, or the frequencies change with the length of the text.
+        PolicyError: something in its architecture stands against it, or its frequencies change with the
+            length of the text.
     """
+    rotary, obstacle = getattr(model, "rotary_emb", None), model.obstacle
     kind = getattr(rotary, "rope_type", None)
-    if not obstacle and getattr(rotary, "inv_freq", None) is None:
+    still = [
+        index
+        for index, layer in enumerate(model.layers)
+        if model.config.window_policy.window_of(index) and not getattr(layer.self_attn, "use_rope", True)
+    ]
+    if still:
+        obstacle = f"layer {still[0]} has no rotary positions"
+    elif not obstacle and getattr(rotary, "inv_freq", None) is None:
         obstacle = "it has no rotary frequencies that all layers share"
-    if not obstacle and kind not in SCALINGS:
-        obstacle = f"rotary scaling {kind!r} is not one of those that are the same at every length"
-        obstacle += f" ({', '.join(SCALINGS)})"
+    elif not obstacle and kind not in SCALINGS:
+        same = ", ".join(SCALINGS)
+        obstacle = f"rotary scaling {kind!r} is not one of those that are the same at every length ({same})"
     if obstacle:
         raise PolicyError(
             f"attention_window.positions='cache' cannot be had with this model: {obstacle}; use 'absolute'"

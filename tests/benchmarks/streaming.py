@@ -2,10 +2,11 @@
 
     python tests/benchmarks/streaming.py CHECKPOINT --text TEXT --trained 512 --times 32
 
-The text is cut into stretches of the trained length. Every row of the batch is all of them one after the
-other, begun at another one, so that every position meets the very same text: differences between positions
-are theirs alone. Prints a Markdown table with the perplexity of the last half stretch before each position,
-and its ratio to that at the trained length. Fails if ``cache`` is more than 10% from it.
+The end of the text is cut into stretches of the trained length, which repeat one after the other for as long
+as a row is. Each row of the batch begins at another one, so that every position meets the same text:
+differences between positions are theirs alone. What repeats lies farther back than all windows of all layers
+reach. Prints a Markdown table: the perplexity of the last half stretch before each position, and its ratio
+to that at the trained length. Fails if ``cache`` is more than 10% from it.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text", required=True, help="file, of which the end is read")
     parser.add_argument("--trained", type=int, default=512, help="tokens that the source was trained on")
     parser.add_argument("--times", type=int, default=32, help="longest position, as a power of 2 times that")
-    parser.add_argument("--rows", type=int, help="rotations of the text; default: all, which is exactly fair")
+    parser.add_argument("--stretches", type=int, default=8, help="of the text, and rows of the batch")
     parser.add_argument("--window", type=int, default=252)
     parser.add_argument("--sinks", type=int, default=4)
     parser.add_argument("--chunk", type=int, default=512, help="tokens of a row per forward pass")
@@ -69,16 +70,16 @@ def parse() -> argparse.Namespace:
 
 
 def rotations(arguments: argparse.Namespace) -> Tensor:
-    """Rows ``[R, 1 + trained * times]``: the start token, then the stretches from another one on in each."""
+    """Rows ``[R, 1 + trained * times]``: the start token, then stretches from another one on in each."""
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
     text = Path(arguments.text).read_text(encoding="utf-8")
     tokens = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
-    needed = arguments.trained * arguments.times
+    needed = arguments.trained * arguments.stretches
     if len(tokens) < needed:
         raise SystemExit(f"the text has {len(tokens)} tokens; {needed} are needed")
-    stretches = tokens[-needed:].reshape(arguments.times, -1)
-    begins = range(arguments.rows or arguments.times)
-    rows = torch.stack([stretches.roll(-begin, dims=0).flatten() for begin in begins])
+    stretches = tokens[-needed:].reshape(arguments.stretches, -1)
+    order = torch.arange(arguments.times) + torch.arange(arguments.stretches)[:, None]
+    rows = stretches[order % arguments.stretches].flatten(1)
     start = torch.full((len(rows), 1), tokenizer.bos_token_id)
     return torch.cat([start, rows], dim=1)
 

@@ -9,7 +9,8 @@ import torch
 import patches
 from convert import ConvertError, Request, convert
 from convert.families import FAMILIES
-from tests.convert.test_tiers import CHANGES, TOKENS, WINDOW, masked_logits
+from tests.convert.test_tiers import TOKENS, WINDOW, masked_logits
+from tests.convert.test_windowed_tier import CHANGES
 
 OWN_POSITIONS = {"cohere2", "exaone4", "gemma3_text", "olmo3"}
 NEIGHBOURS = {"cohere", "ernie4_5", "glm", "glm4", "helium"}
