@@ -37,11 +37,13 @@ class Twins:
             Unable: the weights do not fit, or the checkpoint's family has no windowed class.
         """
         self.ask = ask
-        check_fits(ask.shape.weights_per_step * ask.element_bytes, ask.device)
+        # Twice, because a model is made with weights of its own before it shares those of the dense one.
+        check_fits(2 * ask.shape.weights_per_step * ask.element_bytes, ask.device, "fewer --layers need less")
         self.settings = _settings(ask)
         self.family = str(self.settings.pop("model_type")).removeprefix(PREFIX)
         if self.family not in SLIDING:
             raise Unable(f"models of type {self.family} are not timed; {', '.join(SLIDING)} are")
+        self.shared: dict[tuple[str, str], Any] = {}
         self.dense = self._make(self.family, {}, "sdpa")
         if ask.checkpoint is not None:
             weights = AutoModelForCausalLM.from_pretrained(ask.checkpoint, dtype=ask.dtype).state_dict()
@@ -63,13 +65,18 @@ class Twins:
     def _make(self, family: str, changes: dict[str, Any], attention: str) -> Any:
         config = AutoConfig.for_model(family, **self.settings | changes)
         torch.manual_seed(self.ask.seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=self.ask.dtype, attn_implementation=attention)
-        return model.to(self.ask.device).eval()
+        with self.ask.device:
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=self.ask.dtype, attn_implementation=attention
+            )
+        return model.eval()
 
     def _share(self, family: str, changes: dict[str, Any], attention: str) -> Any:
-        model = self._make(family, changes, attention)
-        model.load_state_dict(self.dense.state_dict(), assign=True)
-        return model
+        if (family, attention) not in self.shared:
+            model = self._make(family, changes, attention)
+            model.load_state_dict(self.dense.state_dict(), assign=True)
+            self.shared[family, attention] = model
+        return self.shared[family, attention]
 
 
 def _settings(ask: Ask) -> dict[str, Any]:
