@@ -99,7 +99,7 @@ TARGETS = [
     Target("decode attention, ms a layer (peer 0.119)", "decode", ATTENTION, 32768, milliseconds, 0.020),
     Target("decode attention, batch 32, over its bytes", "decode", ATTENTION, 32768, over_bytes, 1 / 0.7, 32),
     *(
-        Target(f"Llama-2-7B, 8 KV heads, {n // 1024}k, over its bytes", "model", MODEL, n, over_bytes, 1 / 0.7)
+        Target(f"Llama-2-7B, 8 KV, {n // 1024}k, over its bytes", "model", MODEL, n, over_bytes, 1 / 0.7)
         for n in (8192, 32768)
     ),
 ]  # fmt: skip
