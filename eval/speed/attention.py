@@ -171,7 +171,7 @@ def _flash_window(inputs: Inputs) -> Attend:
     return attend
 
 
-def check_fits(needed_bytes: int, device: torch.device) -> None:
+def check_fits(needed_bytes: int, device: torch.device, advice: str = "") -> None:
     """Keep away from what would run the machine out of memory.
 
     Raises:
@@ -184,4 +184,5 @@ def check_fits(needed_bytes: int, device: torch.device) -> None:
     else:
         return
     if needed_bytes > SHARE * free:
-        raise Unable(f"needs {needed_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free")
+        wanted = f"needs {needed_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+        raise Unable(f"{wanted}; {advice}" if advice else wanted)

@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from eval.checkpoint import one_line
 from eval.errors import EvalError
 from eval.speed.records import Ask
 from eval.speed.reference import Inputs
@@ -60,11 +62,14 @@ def _read(ask: Ask, path: str) -> tuple[Tensor, ...]:
     """Rotated queries, keys and values of the middle layer, ``[H or K, n, D]`` each.
 
     Raises:
-        EvalError: the model does not attend through the interface of transformers.
+        EvalError: it does not load, or does not attend through the interface of transformers.
     """
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=ask.dtype)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=ask.dtype)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (ValueError, OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise EvalError(f"checkpoint {path!r} does not load: {one_line(error)}") from None
     model = model.to(ask.device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(path)
     allowed = getattr(model.config, "max_position_embeddings", None) or READ_TOKENS
     ids = tokenizer(read_text(None).content, return_tensors="pt").input_ids
     ids = ids[:, : min(READ_TOKENS, allowed, max(ask.lengths))].to(ask.device)
@@ -80,7 +85,7 @@ def _read(ask: Ask, path: str) -> tuple[Tensor, ...]:
 
     ALL_ATTENTION_FUNCTIONS[name] = catch
     try:
-        model.model(input_ids=ids, use_cache=False)
+        model.base_model(input_ids=ids, use_cache=False)
     finally:
         ALL_ATTENTION_FUNCTIONS[name] = attend
     # Inference tensors could not take part in a backward pass.

@@ -13,7 +13,7 @@ from eval.speed.decode import captured
 from eval.speed.records import Ask, Unable
 from eval.speed.reference import relative
 from eval.speed.timing import Work
-from patches.attention.backends import PREFIX, Backend
+from patches.attention.backends import AUTO, PREFIX, Backend
 from patches.attention.scoring import Scoring
 from patches.cache.windowed import WindowedCache
 from patches.frame import Frame, Step
@@ -37,22 +37,24 @@ class Twins:
             Unable: the weights do not fit, or the checkpoint's family has no windowed class.
         """
         self.ask = ask
-        check_fits(ask.shape.weights_per_step * ask.element_bytes, ask.device)
+        # Twice, because a model is made with weights of its own before it shares those of the dense one.
+        check_fits(2 * ask.shape.weights_per_step * ask.element_bytes, ask.device, "fewer --layers need less")
         self.settings = _settings(ask)
         self.family = str(self.settings.pop("model_type")).removeprefix(PREFIX)
         if self.family not in SLIDING:
             raise Unable(f"models of type {self.family} are not timed; {', '.join(SLIDING)} are")
+        self.shared: dict[tuple[str, str], Any] = {}
         self.dense = self._make(self.family, {}, "sdpa")
         if ask.checkpoint is not None:
             weights = AutoModelForCausalLM.from_pretrained(ask.checkpoint, dtype=ask.dtype).state_dict()
             kept = {name: tensor for name, tensor in weights.items() if name in self.dense.state_dict()}
             self.dense.load_state_dict(kept)
 
-    def windowed(self, backend: Backend) -> Any:
-        """Headroom's model, which attends by ``backend``."""
+    def windowed(self, attention: str) -> Any:
+        """Headroom's model, which attends by ``attention``."""
         ask = self.ask
         policy = {"size": ask.window, "sinks": ask.sinks, "positions": "absolute", "global_layers": []}
-        return self._share(PREFIX + self.family, {"attention_window": policy}, PREFIX + backend.name)
+        return self._share(PREFIX + self.family, {"attention_window": policy}, attention)
 
     def sliding(self) -> Any:
         """The model of transformers that has a window of its own, without sinks."""
@@ -63,13 +65,18 @@ class Twins:
     def _make(self, family: str, changes: dict[str, Any], attention: str) -> Any:
         config = AutoConfig.for_model(family, **self.settings | changes)
         torch.manual_seed(self.ask.seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=self.ask.dtype, attn_implementation=attention)
-        return model.to(self.ask.device).eval()
+        with self.ask.device:
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=self.ask.dtype, attn_implementation=attention
+            )
+        return model.eval()
 
     def _share(self, family: str, changes: dict[str, Any], attention: str) -> Any:
-        model = self._make(family, changes, attention)
-        model.load_state_dict(self.dense.state_dict(), assign=True)
-        return model
+        if (family, attention) not in self.shared:
+            model = self._make(family, changes, attention)
+            model.load_state_dict(self.dense.state_dict(), assign=True)
+            self.shared[family, attention] = model
+        return self.shared[family, attention]
 
 
 def _settings(ask: Ask) -> dict[str, Any]:
@@ -105,31 +112,43 @@ def model_contenders(twins: Twins, length: int, batch: int) -> list[Contender]:
         length: Tokens that the caches have seen; their keys and values are random.
         batch: Rows.
     """
-    contenders = [
-        Contender(own_name(backend), "window + sinks", partial(_own, twins, backend, length, batch, False))
-        for backend in chosen_backends(twins.ask.backends)
-    ]
-    automatic = next((backend for backend in chosen_backends(None) if backend.missing() is None), None)
-    if automatic is not None:
-        static = partial(_own, twins, automatic, length, batch, True)
-        contenders.append(Contender(f"{own_name(automatic)}, static cache", "window + sinks", static))
     return [
-        *contenders,
+        *(
+            Contender(own_name(backend), "window + sinks", partial(_own, twins, backend, length, batch))
+            for backend in chosen_backends(twins.ask.backends)
+        ),
+        Contender("headroom, static cache", "window + sinks", partial(_static, twins, length, batch)),
         Contender("transformers' sliding window", "window", partial(_stock, twins, length, batch, True)),
         Contender("transformers' dynamic cache", "dense", partial(_stock, twins, length, batch, False)),
     ]
 
 
-def _own(twins: Twins, backend: Backend, length: int, batch: int, static: bool) -> tuple[Work, float]:
+def _own(twins: Twins, backend: Backend, length: int, batch: int) -> tuple[Work, float]:
     ask = twins.ask
     query = torch.empty(batch, ask.shape.heads, 1, ask.shape.head_dim, dtype=ask.dtype, device=ask.device)
-    frame = Frame(Step(length), 1, ask.window, ask.sinks)
-    check_runs(backend, query, frame, Scoring(1.0))
-    if static and "max_length" not in inspect.signature(WindowedCache).parameters:
+    check_runs(backend, query, Frame(Step(length), 1, ask.window, ask.sinks), Scoring(1.0))
+    model = twins.windowed(PREFIX + backend.name)
+    return _prepare(twins, model, WindowedCache(model.config), length, batch, "window + sinks")
+
+
+@torch.inference_mode()
+def _static(twins: Twins, length: int, batch: int) -> tuple[Work, float]:
+    """The static cache, which the model alone fills: checked against a growing one after the same prompt.
+
+    The growing one has been checked against the dense model in a row of its own.
+    """
+    if "max_length" not in inspect.signature(WindowedCache).parameters:
         raise Unable("this version's WindowedCache takes no max_length")
-    model = twins.windowed(backend)
-    options: dict[str, Any] = {"max_length": length + SPARE} if static else {}
-    return _prepare(twins, model, WindowedCache(model.config, **options), length, batch, "window + sinks")
+    ask, model = twins.ask, twins.windowed(AUTO)
+    generator = torch.Generator(ask.device).manual_seed(ask.seed + length)
+    ids = torch.randint(ask.shape.vocab, (batch, length), generator=generator, device=ask.device)
+    token = ids[:, :1]
+    options: dict[str, Any] = {"max_length": length + SPARE}
+    caches = [WindowedCache(model.config), WindowedCache(model.config, **options)]
+    for cache in caches:
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    want, got = (model(input_ids=token, past_key_values=c, use_cache=True).logits for c in caches)
+    return _work(model, caches[1], token), relative(got, want)
 
 
 def _stock(twins: Twins, length: int, batch: int, sliding: bool) -> tuple[Work, float]:
@@ -154,13 +173,19 @@ def _prepare(
     got = model(input_ids=token, past_key_values=cache, use_cache=True).logits
     error = relative(got, _expected(twins, token, length, computes))
 
+    return _work(model, cache, token), error
+
+
+def _work(model: Any, cache: Any, token: Tensor) -> Work:
+    """One more step each time; a CUDA graph of it where the cache is made for that."""
+
     @torch.inference_mode()
     def step() -> Tensor:
         logits: Tensor = model(input_ids=token, past_key_values=cache, use_cache=True).logits
         return logits
 
-    capturable = ask.device.type == "cuda" and getattr(cache, "is_compileable", False)
-    return (captured(step) if capturable else step), error
+    capturable = token.device.type == "cuda" and getattr(cache, "is_compileable", False)
+    return captured(step) if capturable else step
 
 
 def _fill(cache: Any, ask: Ask, length: int, batch: int) -> None:

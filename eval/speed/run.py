@@ -68,8 +68,9 @@ def _twins(ask: Ask) -> Twins | str:
     """The models, or why there are none."""
     try:
         return Twins(ask)
-    except Unable as reason:
-        return str(reason)
+    # As for a contender: transformers has many ways to say that it cannot.
+    except Exception as error:
+        return one_line(error)
 
 
 def _contenders(
