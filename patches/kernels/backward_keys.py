@@ -5,11 +5,13 @@ queries, so theirs are partial sums over stretches of the queries, which the lau
 every sum is fixed, and two runs give the same bits.
 """
 
-from patches.kernels.language import tl, triton
+from __future__ import annotations
+
+from patches.kernels.language import jit, tl
 from patches.kernels.scores import LOG2E, capped, load_rows, store_rows, visible
 
 
-@triton.jit
+@jit()
 def _gather(
     query, grad, lse, delta, query_stride, grad_stride, begin, tokens, offset, column, end, window,
     keys, values, dim, factor, cap, d_key, d_value,
@@ -46,7 +48,7 @@ def _gather(
     return tl.dot(d_scores.to(queries.dtype), queries, d_key, input_precision=PRECISION), d_value
 
 
-@triton.jit(do_not_specialize=["tokens", "columns", "begin_column", "window"])
+@jit(do_not_specialize=["tokens", "columns", "begin_column", "window"])
 def key_gradient_kernel(
     query, key, value, grad, lse, delta, d_key, d_value,
     query_batch, query_head, query_row, key_batch, key_head, key_row, value_batch, value_head, value_row,
@@ -111,7 +113,7 @@ def key_gradient_kernel(
     store_rows(base, d_value_row, begin, end, dim, value_acc, BLOCK_K, HEAD)
 
 
-@triton.jit(do_not_specialize=["tokens", "sinks", "first", "stretch"])
+@jit(do_not_specialize=["tokens", "sinks", "first", "stretch"])
 def sink_gradient_kernel(
     query, key, value, grad, lse, delta, d_key, d_value,
     query_batch, query_head, query_row, key_batch, key_head, key_row, value_batch, value_head, value_row,

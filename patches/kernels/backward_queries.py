@@ -1,10 +1,12 @@
 """The gradient of the queries: one program per block of queries of a head, as forward."""
 
-from patches.kernels.language import tl, triton
+from __future__ import annotations
+
+from patches.kernels.language import jit, tl
 from patches.kernels.scores import LOG2E, capped, load_rows, store_rows, visible
 
 
-@triton.jit
+@jit()
 def _meet(
     query, grad, lse, delta, key, value, key_stride, value_stride, begin, end, own, window, dim, factor, cap,
     d_query,
@@ -30,7 +32,7 @@ def _meet(
     return tl.dot(d_scores.to(keys.dtype), keys, d_query, input_precision=PRECISION)
 
 
-@triton.jit(do_not_specialize=["tokens", "columns", "sinks", "skipped", "window", "first"])
+@jit(do_not_specialize=["tokens", "columns", "sinks", "skipped", "window", "first"])
 def query_gradient_kernel(
     query, sink_query, key, value, grad, output, lse, delta, d_query, d_sink_query,
     query_batch, query_head, query_row, sink_query_batch, sink_query_head, sink_query_row,

@@ -4,11 +4,13 @@ Queries meet the sinks, then the blocks of keys from the oldest to the newest th
 the left edge of the window, plain inside it, masked at the diagonal. Blocks outside are never read.
 """
 
-from patches.kernels.language import tl, triton
+from __future__ import annotations
+
+from patches.kernels.language import jit, tl
 from patches.kernels.scores import LN2, LOG2E, capped, load_rows, store_rows, visible
 
 
-@triton.jit
+@jit()
 def _meet(
     query, key, value, key_stride, value_stride, begin, end, own, window, dim, factor, cap,
     output, peak, total,
@@ -33,7 +35,7 @@ def _meet(
     return output, higher, total * kept + tl.sum(weights, 1)
 
 
-@triton.jit(do_not_specialize=["tokens", "columns", "sinks", "skipped", "window", "first"])
+@jit(do_not_specialize=["tokens", "columns", "sinks", "skipped", "window", "first"])
 def attend_kernel(
     query, sink_query, key, value, sink_logits, output, lse,
     query_batch, query_head, query_row, sink_query_batch, sink_query_head, sink_query_row,

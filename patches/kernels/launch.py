@@ -1,5 +1,6 @@
 """From tensors to launches of the window + sink kernels, forward and backward."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,9 @@ from patches.kernels.backward_keys import key_gradient_kernel, sink_gradient_ker
 from patches.kernels.backward_queries import query_gradient_kernel
 from patches.kernels.forward import attend_kernel
 from patches.kernels.language import padded
-from patches.kernels.scores import LOG2E
 from patches.kernels.tiles import INTERPRETED, Tile, Tiles, choose, sink_block
 
+LOG2E = math.log2(math.e)
 STRETCHES = 64
 """At most this many partial sums of the sinks' gradients: enough programs to fill a GPU, little to add up."""
 
@@ -41,8 +42,8 @@ class Geometry:
     def factors(self) -> dict[str, float]:
         """What turns products into scores of base 2: ``factor``, and ``cap`` where scores are capped."""
         if self.softcap:
-            return {"factor": self.scale / self.softcap, "cap": self.softcap * LOG2E.value}
-        return {"factor": self.scale * LOG2E.value, "cap": 1.0}
+            return {"factor": self.scale / self.softcap, "cap": self.softcap * LOG2E}
+        return {"factor": self.scale * LOG2E, "cap": 1.0}
 
 
 def forward(

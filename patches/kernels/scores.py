@@ -1,19 +1,22 @@
 """What the forward and the backward kernels share: loading rows, scores in base 2, and the mask."""
 
-from patches.kernels.language import tl, triton
+from __future__ import annotations
 
-LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
-LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+from patches.kernels.language import jit, tl
+
+# Without Triton this file is imported and never run.
+LOG2E = None if tl is None else tl.constexpr(1.4426950408889634)
+LN2 = None if tl is None else tl.constexpr(0.6931471805599453)
 
 
-@triton.jit
+@jit()
 def row_pointers(base, stride, begin, BLOCK: tl.constexpr, HEAD: tl.constexpr):
     """``[BLOCK, HEAD]`` pointers to rows ``begin`` and after; offsets of long sequences need 64 bits."""
     rows = tl.arange(0, BLOCK)
     return base + tl.cast(begin, tl.int64) * stride + (rows * stride)[:, None] + tl.arange(0, HEAD)[None, :]
 
 
-@triton.jit
+@jit()
 def load_rows(
     base, stride, begin, end, dim,
     BLOCK: tl.constexpr, HEAD: tl.constexpr, PADDED: tl.constexpr, BOUNDED: tl.constexpr,
@@ -33,7 +36,7 @@ def load_rows(
     return loaded
 
 
-@triton.jit
+@jit()
 def store_rows(
     base, stride, begin, end, dim, rows,
     BLOCK: tl.constexpr, HEAD: tl.constexpr,
@@ -44,13 +47,13 @@ def store_rows(
     tl.store(pointers, rows.to(base.dtype.element_ty), mask=real)
 
 
-@triton.jit
+@jit()
 def capped(products, factor, cap):
     """``cap * tanh(factor * products)``; exp2 overflows to infinity, which is a tanh of 1."""
     return cap * (1.0 - 2.0 / (1.0 + tl.exp2(products * (2.0 * factor * LOG2E))))
 
 
-@triton.jit
+@jit()
 def visible(own, column, end, window):
     """Whether the query at column ``own`` sees ``column``, for columns before ``end``."""
     return (column <= own) & (own - column < window) & (column < end)

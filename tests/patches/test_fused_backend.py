@@ -1,21 +1,14 @@
-"""The fused kernels as a backend: when they refuse, by which name they go, and what loads without triton."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""The fused kernels as a backend: when they refuse, by which name they go, and under torch.compile."""
 
 import pytest
 import torch
-from transformers.dynamic_module_utils import get_imports
 
-from convert.remote_code import find_package, flatten
 from patches.attention import fused
 from patches.attention.backends import BACKENDS, resolve
 from patches.attention.scoring import Scoring
 from patches.frame import Frame, Step
 from tests.patches.tiny import windowed_model
 
-ROOT = Path(__file__).parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_kernels = pytest.mark.skipif(fused.missing() is not None, reason=f"fused kernels: {fused.missing()}")
 
@@ -102,20 +95,3 @@ def test_a_model_answers_as_with_the_reference():
         model.set_attn_implementation(name)
         answers.append(model(tokens).logits)
     torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-4)
-
-
-def test_no_file_of_a_checkpoint_demands_triton(tmp_path):
-    for name, text in flatten(find_package(), "llama").items():
-        (tmp_path / name).write_text(text)
-        assert "triton" not in get_imports(tmp_path / name), name
-
-
-def test_everything_but_the_kernels_loads_without_triton():
-    program = (
-        "import sys; sys.modules['triton'] = None\n"
-        "import patches\n"
-        "from patches.attention import fused\n"
-        "print(fused.missing())"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert "triton is not installed" in done.stdout, done.stderr
