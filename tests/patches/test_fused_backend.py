@@ -104,7 +104,7 @@ def test_a_model_answers_as_with_the_reference():
 
 
 def test_no_file_of_a_checkpoint_demands_triton(tmp_path):
-    for name, text in flatten(find_package()).items():
+    for name, text in flatten(find_package(), "llama").items():
         (tmp_path / name).write_text(text)
         assert "triton" not in get_imports(tmp_path / name), name
 
