@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text", required=True, help="file, of which the end is read")
     parser.add_argument("--trained", type=int, default=512, help="tokens that the source was trained on")
     parser.add_argument("--times", type=int, default=32, help="longest position, as a power of 2 times that")
-    parser.add_argument("--stretches", type=int, default=8, help="of the text, and rows of the batch")
+    parser.add_argument("--stretches", type=int, default=4, help="of the text, and rows of the batch")
     parser.add_argument("--window", type=int, default=252)
     parser.add_argument("--sinks", type=int, default=4)
     parser.add_argument("--chunk", type=int, default=512, help="tokens of a row per forward pass")
