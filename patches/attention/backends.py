@@ -13,6 +13,7 @@ from patches.attention import decode, eager, flash, flex, fused, sdpa
 from patches.attention.documents import Attend, attend_documents
 from patches.attention.scoring import Scoring
 from patches.frame import Frame, Step
+from patches.kernels import language
 from patches.policy import PolicyError
 
 logger = logging.get_logger("headroom.patches")
@@ -67,7 +68,7 @@ BACKENDS = {
             fused.missing,
             decode.unless(fused.refusal),
             # Triton's interpreter is for tests that ask for it.
-            automatic=not fused.interpreting(),
+            automatic=not language.interpreting(),
         ),
         Backend("sdpa", "sdpa", sdpa.attend, "any device"),
         Backend("eager", "eager", eager.attend, "any device; the reference, returns weights"),

@@ -4,8 +4,6 @@ Only the blocks of keys that a block of queries can see are read, GQA heads shar
 of ``Scoring`` but dropout happens inside the kernel.
 """
 
-import os
-
 import torch
 from torch import Tensor
 
@@ -21,15 +19,10 @@ EVERYTHING = 1 << 30
 """A window that hides no key."""
 
 
-def interpreting() -> bool:
-    """Whether Triton runs kernels on the CPU, which is for tests: right, and thousands of times slower."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
 def missing() -> str | None:
     """Why this machine cannot run the kernels, or None."""
     absent = language.missing()
-    if absent is not None or interpreting():
+    if absent is not None or language.interpreting():
         return absent
     if not torch.cuda.is_available():
         return "there is no CUDA device"
@@ -41,7 +34,7 @@ def missing() -> str | None:
 
 def refusal(query: Tensor, frame: Frame, scoring: Scoring) -> str | None:
     """Why the kernels cannot serve this call, or None."""
-    if query.device.type != "cuda" and not (interpreting() and query.device.type == "cpu"):
+    if query.device.type != "cuda" and not (language.interpreting() and query.device.type == "cpu"):
         return f"the tensors are on {query.device.type}"
     if query.dtype not in HEAD_DIM_MAX:
         return f"it needs float16, bfloat16 or float32, not {str(query.dtype).removeprefix('torch.')}"

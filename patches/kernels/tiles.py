@@ -1,6 +1,6 @@
 """How large the tiles of each kernel are: chosen so that no register spills and shared memory suffices.
 
-Found by compiling, not by timing: no GPU has run them yet. ``tests/patches/test_kernels_compile.py`` compiles
+Found by compiling, not by timing: no GPU has run them yet. ``tests/patches/test_fused_compiled.py`` compiles
 them for A100 and Hopper.
 """
 

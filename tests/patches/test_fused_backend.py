@@ -7,6 +7,7 @@ from patches.attention import fused
 from patches.attention.backends import BACKENDS, resolve
 from patches.attention.scoring import Scoring
 from patches.frame import Frame, Step
+from patches.kernels import language
 from tests.patches.tiny import windowed_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,7 +53,7 @@ def test_a_machine_without_a_gpu_is_told_so(monkeypatch):
 def test_it_goes_by_its_name_and_stands_between_flash_and_sdpa():
     assert resolve("triton") == resolve("windowed_triton") == "windowed_triton"
     assert list(BACKENDS)[:3] == ["flash", "triton", "sdpa"]
-    assert BACKENDS["triton"].automatic == (not fused.interpreting())
+    assert BACKENDS["triton"].automatic == (not language.interpreting())
 
 
 @needs_kernels

@@ -32,7 +32,7 @@ def has_compiler() -> bool:
 @pytest.mark.parametrize("dim", [64, 128])
 def test_no_kernel_spills(capability, dim):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.patches.compile_kernels", str(capability), str(dim), "bf16"]
+    command = [sys.executable, "-m", "tests.patches.compile_fused", str(capability), str(dim), "bf16"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

@@ -1,6 +1,6 @@
 """Compile every fused kernel for a GPU that need not be here, and print what the compiler says, as JSON.
 
-Usage: ``python -m tests.patches.compile_kernels CAPABILITY HEAD_DIM DTYPE [softcap] [turned]``, without
+Usage: ``python -m tests.patches.compile_fused CAPABILITY HEAD_DIM DTYPE [softcap] [turned]``, without
 TRITON_INTERPRET.
 """
 
