@@ -69,8 +69,8 @@ def test_free_moves_leave_the_logits(source: Source) -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "options", "message"),
     [
-        ("bloom", {}, {"group": "search"}, "slope of its own"),
-        ("falcon", {"alibi": True}, {"group": "search"}, "slope of its own"),
+        ("bloom", {}, {"group": "search"}, "number of its own"),
+        ("falcon", {"alibi": True}, {"group": "search"}, "number of its own"),
         ("mpt", {"attn_config": {"clip_qkv": 0.3}}, {"merge": "subspace"}, "clip_qkv=0.3 clips every number"),
         ("olmoe", {"clip_qkv": 0.3}, {"merge": "procrustes"}, "clip_qkv=0.3 clips every number"),
     ],

@@ -114,12 +114,12 @@ def search(strategy: st.SearchStrategy[bytes], check: Any, examples: int) -> Non
         run()
 
 
-@pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.thorough)])
 def test_any_header(examples: int) -> None:
     search(st.composite(headers)(), check_header, examples)
 
 
-@pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.thorough)])
 def test_any_index(examples: int) -> None:
     search(st.composite(indexes)(), check_index, examples)
 

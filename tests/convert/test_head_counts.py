@@ -94,9 +94,16 @@ def test_a_window_goes_with_it(make_checkpoint, tmp_path: Path) -> None:
     assert config["per_layer_config"]
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "gemma2", "phi3"])
-def test_families_that_cannot_express_it_say_so(family: str, make_checkpoint, tmp_path: Path) -> None:
-    with pytest.raises(ConvertError, match=r"cannot differ in their KV heads.*llama"):
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("gpt_neox", "cannot differ in their KV heads.*llama"),
+        ("stablelm", "cannot differ in their KV heads.*llama"),
+        ("gemma2", "sliding window of its own"),
+    ],
+)
+def test_families_that_cannot_express_it_say_so(family, message, make_checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match=message):
         convert(Request(str(make_checkpoint(family)), tmp_path / "out", kv_heads="auto:2"))
 
 

@@ -42,7 +42,7 @@ def kill(words: list[object], after_s: float) -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["--no-sync"]], ids=["sync", "no-sync"])
-@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.thorough)])
 def test_kill_at_random_moments(kills: int, more: list[str], make_checkpoint, tmp_path: Path) -> None:
     source, out = make_checkpoint("llama"), tmp_path / "out"
     words = command(source, out, *more)
@@ -68,7 +68,7 @@ def test_kill_at_random_moments(kills: int, more: list[str], make_checkpoint, tm
     AutoModelForCausalLM.from_pretrained(out)
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [6, pytest.param(40, marks=pytest.mark.thorough)])
 def test_kill_while_replacing(kills: int, make_checkpoint, tmp_path: Path) -> None:
     """With ``--force`` the destination is the old checkpoint or the new one, at every moment."""
     source, out = make_checkpoint("llama"), tmp_path / "out"

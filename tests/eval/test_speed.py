@@ -125,7 +125,7 @@ def test_the_command_and_the_help_that_leads_to_it(tmp_path: Path) -> None:
     assert all(line.startswith("timing: ") for line in done.stderr.strip().splitlines())
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled_flex_is_a_contender(tmp_path: Path) -> None:
     arguments = [
         "--shape",

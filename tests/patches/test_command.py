@@ -32,7 +32,8 @@ def test_list_names_every_backend_and_why_it_cannot_run(monkeypatch, capsys):
         assert "there is no CUDA device" in said and "no such device" in said
 
 
-def test_the_selection_follows_the_refusals():
+def test_the_selection_follows_the_refusals(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     rows = list(served())
     found = {
         (row.device, row.dtype, row.head_dims): row.by_rule for row in rows if "softcap" not in row.calls

@@ -26,7 +26,7 @@ def has_compiler() -> bool:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(not has_compiler(), reason="this triton has no ptxas or cuobjdump")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dim", [64, 128])
