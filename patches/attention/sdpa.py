@@ -20,7 +20,7 @@ from patches.attention.parts import Parts, split
 from patches.attention.scoring import Scoring
 from patches.frame import Frame
 
-ROWS = 1024
+ROWS = 512
 """Queries of all heads of a KV head per block: the rows of one matrix product."""
 GLOBAL_ROWS = 256
 """The same in a global layer."""
@@ -44,11 +44,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
         return output, None
     parts = split(key, value, frame)
     size = _block_size(query.shape[1] // key.shape[1], frame.window)
+    trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+    keys, values = (
+        _Joined(parts.keys, parts.sink_keys, trained),
+        _Joined(parts.values, parts.sink_values, trained),
+    )
     blocks = [
-        _attend_block(query, parts, frame, begin, min(begin + size, frame.tokens), size, scoring)
-        for begin in range(0, frame.tokens, size)
+        _attend_block(
+            query, parts, (keys, values), frame, begin, min(begin + size, frame.tokens), size, scoring
+        )
+        for begin in reversed(range(0, frame.tokens, size))
     ]
-    return torch.cat(blocks, dim=2), None
+    return torch.cat(blocks[::-1], dim=2), None
 
 
 def _block_size(groups: int, window: int | None) -> int:
@@ -65,8 +72,36 @@ def _attend_slots(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scori
     return _weighed(query, key, value, seen, slice(0, frame.sinks), scoring)
 
 
+class _Joined:
+    """Keys or values with the sinks behind any stretch of them.
+
+    Without gradients there is one copy for all blocks: the sinks are written over what follows a stretch, so
+    stretches must be asked for from the last to the first.
+    """
+
+    def __init__(self, stored: Tensor, sinks: Tensor, trained: bool):
+        self.stored, self.sinks = stored, sinks
+        self.room = None if trained or not sinks.shape[2] else torch.cat([stored, sinks], dim=2)
+
+    def stretch(self, low: int, high: int) -> Tensor:
+        """Columns ``[low, high)`` and the sinks, ``[B, K, high - low + S, D]``."""
+        if self.room is None:
+            part = self.stored[:, :, low:high]
+            return torch.cat([part, self.sinks], dim=2) if self.sinks.shape[2] else part
+        end = high + self.sinks.shape[2]
+        self.room[:, :, high:end] = self.sinks
+        return self.room[:, :, low:end]
+
+
 def _attend_block(
-    query: Tensor, parts: Parts, frame: Frame, begin: int, end: int, size: int, scoring: Scoring
+    query: Tensor,
+    parts: Parts,
+    joined: tuple[_Joined, _Joined],
+    frame: Frame,
+    begin: int,
+    end: int,
+    size: int,
+    scoring: Scoring,
 ) -> Tensor:
     """Queries ``[begin, end)`` against the keys from the oldest to the newest they see, and the sinks."""
     offset = parts.keys.shape[2] - frame.tokens
@@ -74,10 +109,7 @@ def _attend_block(
     if isinstance(parts.first, int):
         low = max(low, parts.first)
     high = max(offset + end, low)
-    key, value = parts.keys[:, :, low:high], parts.values[:, :, low:high]
-    if parts.sink_keys.shape[2]:
-        key = torch.cat([key, parts.sink_keys], dim=2)
-        value = torch.cat([value, parts.sink_values], dim=2)
+    key, value = (tensor.stretch(low, high) for tensor in joined)
     if isinstance(parts.first, int) and isinstance(frame.first, int):
         sinks = parts.sink_keys.shape[2]
         first_query = min(frame.first + begin, sinks)
