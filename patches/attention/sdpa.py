@@ -20,10 +20,8 @@ from patches.attention.parts import Parts, split
 from patches.attention.scoring import Scoring
 from patches.frame import Frame
 
-ROWS = 512
+ROWS = 256
 """Queries of all heads of a KV head per block: the rows of one matrix product."""
-GLOBAL_ROWS = 256
-"""The same in a global layer."""
 BLOCK_MIN, BLOCK_MAX = 64, 256
 """Queries of one head per block: few enough to skip what the window hides."""
 
@@ -44,24 +42,33 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
         return output, None
     parts = split(key, value, frame)
     size = _block_size(query.shape[1] // key.shape[1], frame.window)
-    trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+    inputs = (query, key, value, scoring.sink_query, scoring.sink_logits)
+    trained = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs)
     keys, values = (
         _Joined(parts.keys, parts.sink_keys, trained),
         _Joined(parts.values, parts.sink_values, trained),
     )
-    blocks = [
+    blocks = (
         _attend_block(
             query, parts, (keys, values), frame, begin, min(begin + size, frame.tokens), size, scoring
         )
         for begin in reversed(range(0, frame.tokens, size))
-    ]
-    return torch.cat(blocks[::-1], dim=2), None
+    )
+    if trained:
+        return torch.cat(list(blocks)[::-1], dim=2), None
+    # Blocks that are kept until the end would take the memory of the output once more.
+    output, end = torch.empty_like(query), frame.tokens
+    for block in blocks:
+        begin = end - block.shape[2]
+        output[:, :, begin:end] = block
+        end = begin
+    return output, None
 
 
 def _block_size(groups: int, window: int | None) -> int:
     """Queries of one head per block; without a window a mask is as wide as the text, so it has fewer rows."""
     if window is None:
-        return max(GLOBAL_ROWS // groups, 16)
+        return max(ROWS // groups, 16)
     return min(max(ROWS // groups, BLOCK_MIN), BLOCK_MAX)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import patches
-from patches.attention.sdpa import GLOBAL_ROWS
+from patches.attention.sdpa import ROWS
 from tests.patches.tiny import windowed_model
 
 CHUNK, WINDOW, KV_HEADS, DIM = 1024, 64, 1, 16
@@ -101,8 +101,8 @@ def test_a_global_layer_adds_its_own_cache_and_one_block_of_scores(static, copie
         sizes = allocations(lambda cache=cache, length=length: prefill(model, cache, length))
         peaks.append(peak(sizes))
         # A mask in float32 of one block of queries against everything is the largest there may be.
-        assert max(sizes) <= max(length * TOKEN_BYTES // 2, GLOBAL_ROWS * length * 4) + 64
+        assert max(sizes) <= max(length * TOKEN_BYTES // 2, ROWS * length * 4) + 64
     per_token = (peaks[1] - peaks[0]) / (lengths[1] - lengths[0])
     # Growing layers are copied when they grow, which holds them twice; a mask is bool and float32 for rows
     # of one head of the two in a group, then float32 for those of both.
-    assert per_token <= copies * TOKEN_BYTES + GLOBAL_ROWS * ((1 + 4) / 2 + 4)
+    assert per_token <= copies * TOKEN_BYTES + ROWS * ((1 + 4) / 2 + 4)
