@@ -7,6 +7,7 @@ import torch
 from convert.errors import ConvertError
 from convert.layerwise.calibrated import compute_with_text
 from convert.layerwise.job import LayerJob, Progress
+from convert.layerwise.memory import return_large_blocks
 from convert.layerwise.merge import join_tensors, merge_heads, read_heads
 from convert.layerwise.reading import read_calibration
 from convert.layerwise.store import LayerStore
@@ -29,6 +30,7 @@ def compute(job: LayerJob, store: LayerStore, progress: Progress) -> dict[str, A
         ConvertError: the text cannot be read, a tensor cannot be merged, or the model cannot be built or does
             not fit into the device's memory.
     """
+    return_large_blocks()
     calibration = job.calibration
     if calibration is None:
         return describe_layers(compute_layers(job, store, progress), None, None)
