@@ -101,7 +101,7 @@ class StaticWindowLayer(WindowLayer):
     def crop(self, tokens_to_remove: int) -> None:
         """Check that the tokens before can still be had; the cache itself counts."""
         seen = self.get_seq_length()
-        self._check_kept(max(seen - abs(tokens_to_remove), 0), seen)
+        self.check_kept(max(seen - abs(tokens_to_remove), 0), seen)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let row ``i`` become what row ``beam_idx[i]`` was, in place."""
