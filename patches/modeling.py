@@ -123,11 +123,9 @@ class WindowedModelMixin(WindowedMixin):
             raise PolicyError("several documents in one row cannot be cached; give each its own row")
         if past_key_values is None and use_cache:
             past_key_values = WindowedCache(self.config)
-        if kwargs.get("output_attentions") and past_key_values is not None:
-            if not check_cache(past_key_values).kv_cache.plain:
-                raise PolicyError(
-                    "output_attentions needs kv_cache 'full': a compressed cache forms no weights"
-                )
+        weighs = kwargs.get("output_attentions") and past_key_values is not None
+        if weighs and not check_cache(past_key_values).kv_cache.plain:
+            raise PolicyError("output_attentions needs kv_cache 'full': a compressed cache forms no weights")
         step = next_step(policy, tokens, attention_mask, past_key_values, inputs.device)
         step = replace(step, documents=documents)
         step = replace(step, turn=self._turn(step, tokens))
