@@ -64,8 +64,9 @@ def feed(model, cache, tokens, *cuts, **options):
 
 
 def write(model, tokens, cache=None, new=25, **options):
-    options = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": new} | options
-    return model.generate(tokens, past_key_values=cache, **options)[:, tokens.shape[1] :]
+    fixed = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(tokens)}
+    written = model.generate(tokens, past_key_values=cache, max_new_tokens=new, **fixed | options)
+    return written[:, tokens.shape[1] :]
 
 
 def test_every_policy_is_tested_here():
