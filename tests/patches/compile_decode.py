@@ -26,14 +26,18 @@ SHAPES = [
 """Query heads of a group, head_dim, dtype, and whether every option is used."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FIELDS = {"spilled": "bytes spill stores", "registers": "registers"}
-PLAIN = {"columns": "i32", "sinks": "i32", "heads": "i32", "scale": "fp32", "softcap": "fp32"}
-FLOAT32 = ("lse", "parts")
+PLAIN = dict.fromkeys(("columns", "sinks", "heads", "past", "window", "residual", "blocks"), "i32")
+PLAIN |= {"scale": "fp32", "softcap": "fp32"}
+POINTERS = {
+    "lse": "*fp32", "merged_lse": "*fp32", "parts": "*fp32", "starts": "*i64", "lasts": "*i64",
+    "key_codes": "*u8", "value_codes": "*u8", "key_grids": "*fp16", "value_grids": "*fp16",
+}  # fmt: skip
 
 
 def compile_kernel(kernel, capability: int, dtype: str, constants: dict, warps: int) -> dict[str, int]:
     signature = {}
     for name in kernel.arg_names:
-        pointer = "*fp32" if name in FLOAT32 else "*i64" if name in ("starts", "lasts") else f"*{dtype}"
+        pointer = POINTERS.get(name, f"*{dtype}")
         kind = "i32" if name.endswith(("_b", "_h", "_n")) else PLAIN.get(name, pointer)
         signature[name] = "constexpr" if name in constants else kind
     # Strides and addresses are multiples of 16, as they are for every model.
@@ -70,7 +74,14 @@ def compile_split(capability: int, group: int, dim: int, dtype: str, full: bool)
 
 
 def compile_merge(capability: int) -> dict[str, int]:
-    constants = {"GROUP": 4, "DIM": 128, "SPLITS": 64, "TILE_S": 64, "TILE_D": padded(128)}
+    constants = {
+        "merged_lse": None,
+        "GROUP": 4,
+        "DIM": 128,
+        "SPLITS": 64,
+        "TILE_S": 64,
+        "TILE_D": padded(128),
+    }
     return compile_kernel(decode._merge_kernel, capability, "bf16", constants, 4)
 
 

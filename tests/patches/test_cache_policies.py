@@ -12,10 +12,14 @@ from tests.patches.tiny import SINKS, VOCAB, windowed_model
 WINDOW, HEADS, DIM = 16, 2, 12
 TIGHT = {
     "full": "full",
+    "int8": "int8:block=4,group=5,residual=3,sinks=2",
+    "int4": "int4:block=4,group=5,residual=3,sinks=2",
 }
 """Settings under which a text of some dozen tokens is compressed."""
 ROOMY = {
     "full": "full",
+    "int8": "int8:residual=300",
+    "int4": "int4:residual=300",
 }
 """Settings under which a text of some hundred tokens is not, in a layer of either kind."""
 NAMES = pytest.mark.parametrize("name", POLICIES)
