@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin
 
+from patches.cache.growing import GrowingLayer
+from patches.cache.layout import find_layout
 from patches.cache.offloaded import OffloadedLayer, Prefetcher
 from patches.cache.static import Progress, StaticGlobalLayer, StaticWindowLayer, keep_address
 from patches.cache.window import WindowLayer
@@ -25,7 +27,13 @@ class WindowedCache(Cache):
     (tests/patches/test_static.py).
     """
 
-    def __init__(self, config: PreTrainedConfig, max_length: int | None = None, offload: bool = False):
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        max_length: int | None = None,
+        offload: bool = False,
+        layout: str | None = None,
+    ):
         """Make an empty cache.
 
         Args:
@@ -33,10 +41,12 @@ class WindowedCache(Cache):
             max_length: Columns of static global layers, padding included; window layers bound nothing. None:
                 global layers grow.
             offload: Keep the keys and values of global layers in CPU memory.
+            layout: How attention finds keys and values in memory, ``heads-first`` or ``tokens-first``. None:
+                what suits the device of the first tokens.
 
         Raises:
-            PolicyError: its ``attention_window`` is missing or wrong, ``max_length`` is below 1, or a static
-                cache is to be offloaded.
+            PolicyError: its ``attention_window`` is missing or wrong, ``max_length`` is below 1, a static
+                cache is to be offloaded, or there is no such layout.
         """
         if max_length is not None and offload:
             raise PolicyError("a static cache cannot be offloaded: leave out max_length or offload")
@@ -49,6 +59,7 @@ class WindowedCache(Cache):
         self.begun = True
         self.max_length = max_length
         self.offloaded = offload
+        self.layout = None if layout is None else find_layout(layout)
         self.progress = None if max_length is None else Progress()
         super().__init__(layers=[self._layer(index) for index in range(layers)])
         visiting = [layer for layer in self.layers if isinstance(layer, OffloadedLayer)]
@@ -146,15 +157,11 @@ class WindowedCache(Cache):
         return super().get_query_offset(layer_idx) if self.progress is None else self.progress.columns
 
     def reset(self) -> None:
-        """Forget everything; only layers that grow on their device give up their memory."""
+        """Forget everything; only layers that grow give up their memory."""
         if self.progress is not None:
             self.progress.set(0)
-        for index, layer in enumerate(self.layers):
-            if isinstance(layer, WindowLayer | StaticGlobalLayer | OffloadedLayer):
-                layer.reset()
-            else:
-                # transformers 5.17 only zeroes a growing layer on reset, which leaves its tokens in place.
-                self.layers[index] = self._layer(index)
+        for layer in self.layers:
+            layer.reset()
         self.begin(None, 0)
 
     def reorder_cache(self, beam_idx: Any) -> None:
@@ -179,7 +186,6 @@ class WindowedCache(Cache):
         """Forget the last tokens of every layer, or of none if one layer cannot; see ``WindowLayer.crop``."""
         length = self.get_seq_length()
         kept = tokens_to_remove if tokens_to_remove > 0 else length + tokens_to_remove
-        # Never more than there is: transformers 5.17 cannot crop a growing layer that holds nothing yet.
         removed = length - min(max(kept, 0), length)
         # Window layers come first because only they can refuse.
         for layer in sorted(self.layers, key=lambda layer: not isinstance(layer, WindowLayer)):
@@ -193,8 +199,8 @@ class WindowedCache(Cache):
         window, sinks = self.policy.window_of(index), self.policy.sinks
         if self.progress is not None and self.max_length is not None:
             if window is None:
-                return StaticGlobalLayer(self.max_length, self.progress)
-            return StaticWindowLayer(window, sinks, self.progress)
+                return StaticGlobalLayer(self.max_length, self.progress, self.layout)
+            return StaticWindowLayer(window, sinks, self.progress, self.layout)
         if window is not None:
-            return WindowLayer(window, sinks)
-        return OffloadedLayer() if self.offloaded else DynamicLayer()
+            return WindowLayer(window, sinks, self.layout)
+        return OffloadedLayer(self.layout) if self.offloaded else GrowingLayer(self.layout)
