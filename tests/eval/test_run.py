@@ -12,7 +12,7 @@ import pytest
 from eval import run as run_module
 from eval.errors import EvalError
 from eval.report.plots import needle_pictures
-from eval.results import Results
+from eval.results import SCHEMA_VERSION, Cell, CheckpointRecord, GateOutcome, Results, Row
 from eval.run import evaluate
 from eval.strict import parse_strict
 from eval.suite import Suite
@@ -157,3 +157,11 @@ def test_positions_in_the_cache_lift_the_limit(make_checkpoint: Callable[..., Pa
     checkpoint = find_checkpoint("endless", folder)
     checkpoint.check_length(100_000, "a text")
     assert checkpoint.window == 8
+
+
+def test_every_field_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
+    for record in (Results, Row, Cell, CheckpointRecord, GateOutcome):
+        for name in record.model_fields:
+            assert f"`{name}`" in page, f"{record.__name__}.{name}"
+    assert f"version {SCHEMA_VERSION}" in page
