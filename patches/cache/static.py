@@ -124,7 +124,7 @@ class StaticWindowLayer(StaticLayer, WindowLayer):
     def crop(self, tokens_to_remove: int) -> None:
         """Check that the tokens before can still be had; the cache itself counts."""
         seen = self.get_seq_length()
-        self._check_kept(max(seen - abs(tokens_to_remove), 0), seen)
+        self.check_kept(max(seen - abs(tokens_to_remove), 0), seen)
 
 
 class StaticGlobalLayer(StaticLayer):

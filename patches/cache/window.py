@@ -94,11 +94,15 @@ class WindowLayer(CacheLayer):
             PolicyError: the ring has wrapped; older tokens that the window would show again are gone.
         """
         kept = max(self.seen - abs(tokens_to_remove), 0)
-        self._check_kept(kept, self.seen)
+        self.check_kept(kept, self.seen)
         self.seen = kept
 
-    def _check_kept(self, kept: int, seen: int) -> None:
-        """Refuse to go back to ``kept`` of ``seen`` tokens once the ring has wrapped."""
+    def check_kept(self, kept: int, seen: int) -> None:
+        """Refuse to go back to ``kept`` of ``seen`` tokens once the ring has wrapped.
+
+        Raises:
+            PolicyError: older tokens that the window would show again are gone.
+        """
         if kept < seen and seen > self.window + self.sinks:
             raise PolicyError(
                 f"cannot go back to {kept} of {seen} tokens: the cache keeps {self.sinks} sinks "
