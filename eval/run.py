@@ -15,6 +15,7 @@ from eval.errors import EvalError
 from eval.measures import MEASURES
 from eval.measures.base import Ask, Measure
 from eval.names import check_names
+from eval.parallel import Peers, join_peers
 from eval.progress import Reporter
 from eval.report.write import write_report
 from eval.results import Outcome, Results
@@ -39,7 +40,9 @@ def evaluate(
     """Run a suite on checkpoints and write ``results.json``, ``report.md``, ``report.html`` and ``samples/``.
 
     What was measured before in the same ``output``, from the same weights, text and settings, is read back
-    from ``output/measurements`` instead of being measured again.
+    from ``output/measurements`` instead of being measured again. Of processes launched together
+    (``accelerate launch``), all run their share of the lm-eval tasks; the main one alone measures the rest
+    and writes.
 
     Args:
         checkpoints: Names and folders; the first is the baseline.
@@ -58,25 +61,34 @@ def evaluate(
     check_names([name for name, _ in checkpoints])
     if not suite.sections():
         raise EvalError(f"suite {suite.name!r} measures nothing: give it one of {', '.join(MEASURES)}")
-    where = pick_device(device)
+    peers = join_peers(device)
+    where = pick_device(device) if peers.accelerator is None else peers.accelerator.device
     text = read_text(suite.text, suite.text_start)
+    folder = Path(output)
+    found = peers.from_main(lambda: _prepare(checkpoints, suite, folder))
+    reporter = reporter if reporter is not None and peers.main else Reporter(None)
+    bench = _Bench(found, suite, text, where, dtype, batch_size, Store(folder), reporter, peers)
+    outcomes = bench.measure_all()
+    results = _results(found, suite, text, outcomes, command, environment(where, dtype))
+    if peers.main:
+        write_text(folder / "results.json", results.model_dump_json(indent=1))
+        write_report(results, folder)
+    return results
+
+
+def _prepare(checkpoints: Sequence[tuple[str, str | Path]], suite: Suite, folder: Path) -> list[Checkpoint]:
+    """Find the checkpoints, and refuse what cannot be measured or written before anything is loaded."""
     found = [find_checkpoint(name, path) for name, path in checkpoints]
     for checkpoint in found:
         for name, section in suite.sections().items():
             MEASURES[name].check(checkpoint, section)
-    folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "measurements" / ".writable", "")
         (folder / "measurements" / ".writable").unlink()
     except OSError as error:
-        raise EvalError(f"output {str(output)!r} cannot be written: {error.strerror}") from None
-    bench = _Bench(found, suite, text, where, dtype, batch_size, Store(folder), reporter or Reporter(None))
-    outcomes = bench.measure_all()
-    results = _results(found, suite, text, outcomes, command, environment(where, dtype))
-    write_text(folder / "results.json", results.model_dump_json(indent=1))
-    write_report(results, folder)
-    return results
+        raise EvalError(f"output {str(folder)!r} cannot be written: {error.strerror}") from None
+    return found
 
 
 class _Bench:
@@ -92,10 +104,11 @@ class _Bench:
         batch_size: int | None,
         store: Store,
         reporter: Reporter,
+        peers: Peers,
     ) -> None:
         self.checkpoints, self.suite, self.text = checkpoints, suite, text
         self.device, self.dtype, self.batch_size = device, dtype, batch_size
-        self.store, self.reporter = store, reporter
+        self.store, self.reporter, self.peers = store, reporter, peers
         self.loaded: dict[str, Loaded] = {}
 
     def measure_all(self) -> dict[str, dict[str, Outcome]]:
@@ -115,34 +128,53 @@ class _Bench:
         alone = checkpoint is baseline or not measure.uses_baseline
         key = measurement_key(
             measure=measure.name,
-            section=section.model_dump(mode="json"),
+            section=section.model_dump(mode="json") | measure.inputs(section),
             checkpoint=[checkpoint.record.digest, checkpoint.record.tokenizer_digest],
             baseline=None if alone else [baseline.record.digest, baseline.record.tokenizer_digest],
             text=self.text.digest if measure.uses_text else None,
             seed=self.suite.seed,
-            device=str(self.device),
+            device=self.device.type,
             dtype=self.dtype,
             threads=torch.get_num_threads() if measure.name == "speed" else None,
         )
-        stored = self.store.get(checkpoint.name, measure.name, key)
+        stored = self.peers.from_main(lambda: self.store.get(checkpoint.name, measure.name, key))
         if stored is not None:
             self.reporter.line(f"{checkpoint.name}: {measure.name}: measured before")
             return stored
-        label = f"{checkpoint.name}: {measure.name}"
-        subject = self._load(checkpoint)
-        other = None if alone else self._load(baseline)
-        start = time.perf_counter()
-        torch.manual_seed(self.suite.seed)
-        with self.reporter.step(label, measure.work(section)) as tick:
-            ask = Ask(subject, other, section, self.text, self.suite.seed, self.batch_size, tick)
-            outcome = measure.run(ask)
-        outcome.wall_s = round(time.perf_counter() - start, 3)
-        self.store.put(checkpoint.name, measure.name, key, outcome)
+
+        def make() -> Outcome:
+            return self._run(measure, section, checkpoint, None if alone else baseline)
+
+        if measure.split:
+            share = make()
+            outcome = self.peers.from_main(lambda: share)
+        else:
+            outcome = self.peers.from_main(make)
+        if self.peers.main:
+            self.store.put(checkpoint.name, measure.name, key, outcome)
         return outcome
 
-    def _load(self, checkpoint: Checkpoint) -> Loaded:
+    def _run(
+        self, measure: Measure, section: Section, checkpoint: Checkpoint, baseline: Checkpoint | None
+    ) -> Outcome:
+        """Load what the measure needs, and measure; ``baseline`` only for a measure that looks at it."""
+        subject = self._load(checkpoint, measure.loads(section))
+        other = None if baseline is None else self._load(baseline, weights=True)
+        start = time.perf_counter()
+        torch.manual_seed(self.suite.seed)
+        with self.reporter.step(f"{checkpoint.name}: {measure.name}", measure.work(section)) as tick:
+            ask = Ask(subject, other, section, self.text, self.suite.seed, self.batch_size, tick, self.peers)
+            outcome = measure.run(ask)
+        outcome.wall_s = round(time.perf_counter() - start, 3)
+        return outcome
+
+    def _load(self, checkpoint: Checkpoint, weights: bool) -> Loaded:
+        """The checkpoint in memory. An engine that loads the folder itself needs the room of all others."""
+        dtype = pick_dtype(self.dtype, self.device, checkpoint)
+        if not weights:
+            self.loaded.clear()
+            return load(checkpoint, self.device, dtype, weights=False)
         if checkpoint.name not in self.loaded:
-            dtype = pick_dtype(self.dtype, self.device, checkpoint)
             self.loaded[checkpoint.name] = load(checkpoint, self.device, dtype)
         return self.loaded[checkpoint.name]
 
