@@ -117,16 +117,13 @@ def assert_same(stock: dict[str, Any], mine: Results, names: dict[str, str]) -> 
 
 @pytest.mark.slow
 def test_the_stock_command_gives_the_same(tmp_path: Path) -> None:
-    include, data = tmp_path / "include", tmp_path / "data"
-    include.mkdir(), data.mkdir()
-    for path in (ROOT / "eval" / "tasks").glob("*.*"):
-        (include / path.name).write_bytes(path.read_bytes())
     for name, rows in ROWS.items():
-        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_stock(include, data)
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_stock(tmp_path, tmp_path)
     names = {name: f"stock_{name}" for name in STOCK} | {name: name for name in OWN}
-    stock = lm_eval(TINY, include, list(names.values()), tmp_path / "stock", limit=12)
-    section = {"names": list(names), "limit": 12, "data_dir": str(data)}
+    chosen = [*OWN, *(str(path) for path in tmp_path.glob("*.yaml"))]
+    stock = lm_eval(TINY, ROOT / "eval" / "tasks", chosen, tmp_path / "stock", limit=12)
+    section = {"names": list(names), "limit": 12, "data_dir": str(tmp_path)}
     assert_same(stock, ours(TINY, section, tmp_path / "ours"), names)
 
 

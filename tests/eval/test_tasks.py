@@ -107,6 +107,30 @@ def test_a_window_is_in_force_and_its_cache_bounded(
     assert abs(dense_lm.loglikelihood([request])[0][0] - score) > 1e-3
 
 
+def test_rolling_texts_are_cut_into_windows_that_fit(
+    make_checkpoint: Callable[..., Path],
+) -> None:
+    loaded = load(
+        find_checkpoint("short", make_checkpoint(max_position_embeddings=24)),
+        torch.device("cpu"),
+        torch.float32,
+    )
+    text = needle()["test"][0]["prompt"]
+    ids = loaded.tokenizer.encode(text)
+    lm = StrictLM(loaded, None, False, Peers())
+    (score,) = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
+    first, expected = ids[:24], 0.0
+    with torch.no_grad():
+        scores = loaded.model(torch.tensor([loaded.bos + first])).logits[0].log_softmax(-1)
+    expected = sum(float(scores[place, token]) for place, token in enumerate(first))
+    assert len(ids) > 24 and score < expected
+    (short,) = lm.loglikelihood_rolling(
+        [Instance("loglikelihood_rolling", {}, (loaded.tokenizer.decode(first),), 0)]
+    )
+    assert short == pytest.approx(expected, abs=1e-3)
+    assert lm.notes["loglikelihood_rolling"]["batch_size"] > 1
+
+
 def test_chat_template_on_off_and_absent(
     make_checkpoint: Callable[..., Path], ask: Callable[..., Any]
 ) -> None:
