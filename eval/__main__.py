@@ -14,7 +14,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 from rich.console import Console
 
+from eval.compare_command import app as compare
 from eval.errors import EvalError
+from eval.gate import FAILED, GATE_HELP
 from eval.names import check_names, split_pair
 from eval.parallel import launched_rank
 from eval.speed.command import app as speed
@@ -74,6 +76,7 @@ def main(
         str, typer.Option(metavar="auto|N", help="Sequences at a time; auto chooses by length.")
     ] = "auto",
     seed: Annotated[int | None, typer.Option(help="Instead of the suite's seed.")] = None,
+    gate: Annotated[str | None, typer.Option(metavar="CONDITIONS", help=GATE_HELP)] = None,
 ) -> None:
     """Measure checkpoints side by side: perplexity, agreement, needles, lm-eval tasks, KV bytes, speed.
 
@@ -85,7 +88,8 @@ def main(
     `accelerate launch -m eval ...` shares the tasks' documents out among GPUs; the other measures run on the
     first.
 
-    `python -m eval speed --help`: time attention and decoding by backend instead.
+    `python -m eval compare --help`: put saved evaluations side by side; `python -m eval speed --help`: time
+    attention and decoding by backend.
     """
     console = Console()
     if not console.is_terminal:
@@ -122,6 +126,7 @@ def main(
             batch_size=rows,
             command="python -m eval " + shlex.join(sys.argv[1:]),
             reporter=Reporter(console),
+            gate=gate,
         )
     except EvalError as error:
         rank = launched_rank()
@@ -133,6 +138,8 @@ def main(
     if launched_rank() == 0:
         print_summary(results, console)
         console.print(f"report: {output / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    if not all(outcome.passed for outcome in results.gates):
+        raise typer.Exit(FAILED)
 
 
 def _batch_size(text: str) -> int | None:
@@ -168,8 +175,10 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 if __name__ == "__main__":
-    # No checkpoint can be given by this word, because it has no "=" in it.
+    # No checkpoint can be given by these words, because they have no "=" in them.
     if sys.argv[1:2] == ["speed"]:
         speed(sys.argv[2:], prog_name="python -m eval speed")
+    elif sys.argv[1:2] == ["compare"]:
+        compare(sys.argv[2:], prog_name="python -m eval compare")
     else:
         app(prog_name="python -m eval")

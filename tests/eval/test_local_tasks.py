@@ -12,7 +12,10 @@ from lm_eval.tasks import TaskManager
 from eval.checkpoint import Loaded
 from eval.errors import EvalError
 from eval.measures import tasks
+from eval.run import evaluate
+from eval.saved import compare_saved
 from eval.sections import TasksSection
+from eval.suite import Suite
 from eval.tasks import catalog
 from eval.tasks.local import LIBRARY, definitions
 
@@ -225,3 +228,13 @@ def test_they_run_and_say_where_from(loaded_dense: Loaded, ask: Callable[..., An
         assert how["data"].startswith(str(folder / f"{name}.jsonl")) and "sha256" in how["data"]
         assert how["num_fewshot"] == 0
     assert outcome.samples[0]["prompt"]
+
+
+def test_other_documents_do_not_stand_in_one_table(dense: Path, tmp_path: Path) -> None:
+    folder, outputs = write(tmp_path, FOUNDRY), [tmp_path / "before", tmp_path / "after"]
+    for output in outputs:
+        evaluate([(output.name, dense)], Suite(tasks=section(folder, "piqa")), output)
+        write(folder, {"piqa": FOUNDRY["piqa"][:1]})
+    compare_saved(outputs[:1] * 2, tmp_path / "both", "")
+    with pytest.raises(EvalError, match="its documents of piqa differ from the first folder's"):
+        compare_saved(outputs, tmp_path / "both", "")
