@@ -154,8 +154,7 @@ def _flex(inputs: Inputs) -> Attend:
 
 def _flash_window(inputs: Inputs) -> Attend:
     """PyTorch's FlashAttention-2 with a window and no sinks: the floor of what adds sinks to it."""
-    flash = BACKENDS.get("flash")
-    reason = "no backend of that name" if flash is None else flash.missing()
+    reason = BACKENDS["flash"].missing()
     if reason is not None:
         raise Unable(reason)
     tokens = inputs.query.shape[2]

@@ -1,6 +1,5 @@
 """A decode step of a whole model: three models with the same weights, each with its own cache."""
 
-import inspect
 from functools import partial
 from typing import Any
 
@@ -137,14 +136,11 @@ def _static(twins: Twins, length: int, batch: int) -> tuple[Work, float]:
 
     The growing one has been checked against the dense model in a row of its own.
     """
-    if "max_length" not in inspect.signature(WindowedCache).parameters:
-        raise Unable("this version's WindowedCache takes no max_length")
     ask, model = twins.ask, twins.windowed(AUTO)
     generator = torch.Generator(ask.device).manual_seed(ask.seed + length)
     ids = torch.randint(ask.shape.vocab, (batch, length), generator=generator, device=ask.device)
     token = ids[:, :1]
-    options: dict[str, Any] = {"max_length": length + SPARE}
-    caches = [WindowedCache(model.config), WindowedCache(model.config, **options)]
+    caches = [WindowedCache(model.config), WindowedCache(model.config, max_length=length + SPARE)]
     for cache in caches:
         model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     want, got = (model(input_ids=token, past_key_values=c, use_cache=True).logits for c in caches)
@@ -172,7 +168,6 @@ def _prepare(
     token = torch.full((batch, 1), 1, device=ask.device)
     got = model(input_ids=token, past_key_values=cache, use_cache=True).logits
     error = relative(got, _expected(twins, token, length, computes))
-
     return _work(model, cache, token), error
 
 
