@@ -84,8 +84,10 @@ def _settings(ask: Ask) -> dict[str, Any]:
     if ask.checkpoint is not None:
         config = AutoConfig.from_pretrained(ask.checkpoint)
         settings: dict[str, Any] = config.to_dict()
-        for key in ("attention_window", "layer_types", "sliding_window", "auto_map", "dtype"):
+        for key in ("attention_window", "layer_types", "auto_map", "dtype"):
             settings.pop(key, None)
+        # Left out, it would be the 4096 that a Mistral slides over by default.
+        settings["sliding_window"] = None
         settings["max_position_embeddings"] = max(longest, settings.get("max_position_embeddings") or 0)
         settings["num_hidden_layers"] = ask.shape.layers
         return settings
