@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from eval.errors import EvalError, unknown_name
-from eval.speed.records import PHASES
+from eval.speed.records import ATTENTION, BACKWARD, CACHE, FORWARD, MODEL
 from eval.speed.shapes import SHAPES
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
@@ -17,13 +17,15 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exce
 LOG_WIDTH = 140
 DEFAULT_SHAPE = "tinyllama-1.1b"
 SHORT = {
-    "forward": PHASES[0],
-    "backward": PHASES[1],
-    "attention": PHASES[2],
-    "cache": PHASES[3],
-    "model": PHASES[4],
+    "forward": FORWARD,
+    "backward": BACKWARD,
+    "attention": ATTENTION,
+    "cache": CACHE,
+    "model": MODEL,
 }
 """Phases as they are named on the command line."""
+MOST_RUNS = 1000
+"""Every run of a model's step adds a token, and its caches and positions end some time."""
 
 _PATH = "A checkpoint: its shape, its window, its hidden states and its weights. Otherwise random ones."
 _SHAPE = f"{', '.join(SHAPES)}; {DEFAULT_SHAPE} if there is no PATH."
@@ -58,7 +60,9 @@ def main(
     dtype: Annotated[
         str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16, float16.")
     ] = "auto",
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs of every contender, at most.")] = 9,
+    runs: Annotated[
+        int, typer.Option(min=1, max=MOST_RUNS, help="Timed runs of every contender, at most.")
+    ] = 9,
     limit: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds per contender and row; one run always."),
@@ -70,7 +74,7 @@ def main(
 ) -> None:
     """Time attention and decoding: every backend that runs here, beside what a user would otherwise pick.
 
-    Contenders are compared with a float64 reference before they are timed, and timed in turns. Those that
+    Contenders are compared with a reference before they are timed, and timed in turns. Those that
     cannot run are listed with the reason.
 
     Example: `python -m eval speed --shape llama-2-7b --lengths 8192,32768 --window 4096 --output runs/speed`

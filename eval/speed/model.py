@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from eval.speed.attention import Contender, check_fits, check_runs, chosen_backends, own_name
 from eval.speed.decode import captured
-from eval.speed.records import Ask, Unable
+from eval.speed.records import OWN, Ask, Unable
 from eval.speed.reference import relative
 from eval.speed.timing import Work
 from patches.attention.backends import AUTO, PREFIX, Backend
@@ -118,7 +118,7 @@ def model_contenders(twins: Twins, length: int, batch: int) -> list[Contender]:
             Contender(own_name(backend), "window + sinks", partial(_own, twins, backend, length, batch))
             for backend in chosen_backends(twins.ask.backends)
         ),
-        Contender("headroom, static cache", "window + sinks", partial(_static, twins, length, batch)),
+        Contender(f"{OWN}, static cache", "window + sinks", partial(_static, twins, length, batch)),
         Contender("transformers' sliding window", "window", partial(_stock, twins, length, batch, True)),
         Contender("transformers' dynamic cache", "dense", partial(_stock, twins, length, batch, False)),
     ]

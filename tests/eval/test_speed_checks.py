@@ -94,8 +94,12 @@ def test_costs_count_what_the_mask_shows() -> None:
     assert costs_of(ask, row).flop == 4 * 2 * 8 * 64 * pairs
     dense = row.model_copy(update={"computes": "dense"})
     assert costs_of(ask, dense).flop == 4 * 2 * 8 * 64 * (50 * 51 // 2)
+    states = 4 * 2 * 50 * (2 * 8 + 2 * 2) * 64
+    assert costs_of(ask, row).moved_bytes == states
+    both = costs_of(ask, row.model_copy(update={"phase": "forward + backward"}))
+    assert both.flop == 3.5 * costs_of(ask, row).flop and both.moved_bytes == 2 * states
     decode = row.model_copy(update={"phase": "decode, attention"})
-    assert costs_of(ask, decode).read_bytes == 2 * 2 * (WINDOW + SINKS) * 2 * 64 * 4
+    assert costs_of(ask, decode).moved_bytes == 2 * 2 * (WINDOW + SINKS) * 2 * 64 * 4
 
 
 def test_turns_and_their_arithmetic() -> None:
