@@ -12,17 +12,16 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
-from rich.console import Console
 
-from eval.errors import EvalError
+from eval.command_line import make_console, one_line_errors, split_numbers
 from eval.names import check_names, split_pair
 from eval.speed.command import app as speed
 from eval.suite import load_suite, narrow, suite_names
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
-LOG_WIDTH = 140
-"""Columns of the summary in a log or a pipe."""
+LEAST_TOKENS = 4
+"""Of a length that anything can be measured at."""
 
 _NAMED = "Checkpoints as NAME=PATH. The first is the baseline; the others show differences from it."
 _SUITE = f"A suite by name ({', '.join(suite_names())}) or a YAML file."
@@ -66,13 +65,12 @@ def main(
 
     `python -m eval speed --help`: time attention and decoding by backend instead.
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
-    try:
+    console = make_console()
+    with one_line_errors("stopped; the same command continues with what is missing"):
         pairs = [split_pair(argument) for argument in named]
         check_names([name for name, _ in pairs])
-        chosen = narrow(load_suite(suite), _numbers(lengths), tasks.split(",") if tasks else None, limit)
+        numbers = None if lengths is None else split_numbers("--lengths", lengths, LEAST_TOKENS)
+        chosen = narrow(load_suite(suite), numbers, tasks.split(",") if tasks else None, limit)
         changes: dict[str, object] = {}
         if text is not None:
             changes |= {"text": str(text), "text_start": 0.0}
@@ -93,33 +91,8 @@ def main(
             command="python -m eval " + shlex.join(sys.argv[1:]),
             reporter=Reporter(console),
         )
-    except EvalError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command continues with what is missing", err=True)
-        raise typer.Exit(130) from None
     print_summary(results, console)
     console.print(f"report: {output / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    """``512,1024`` as numbers.
-
-    Raises:
-        EvalError: a part is not a number of at least 2.
-    """
-    if text is None:
-        return None
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise EvalError(
-            f"--lengths {text!r} must be numbers separated by commas, for example 512,1024"
-        ) from None
-    if min(numbers) < 4:
-        raise EvalError(f"--lengths {text!r}: every length must be at least 4")
-    return numbers
 
 
 if __name__ == "__main__":
