@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from eval.errors import EvalError
+from eval.parallel import launched_rank
 
 LOG_WIDTH = 140
 """Columns of a table in a log or a pipe."""
@@ -29,7 +30,8 @@ def one_line_errors(stopped: str) -> Iterator[None]:
     try:
         yield
     except EvalError as error:
-        typer.echo(f"error: {error}", err=True)
+        rank = launched_rank()
+        typer.echo(f"error{f' in process {rank}' if rank else ''}: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo(stopped, err=True)

@@ -8,7 +8,8 @@ from patches.cache.windowed import WindowedCache
 from patches.grouped.cache import GroupedCache
 from patches.loading import load, register
 from patches.policy import PolicyError, WindowPolicy
+from patches.stock.cache import make_cache
 
 register()
 
-__all__ = ["GroupedCache", "PolicyError", "WindowPolicy", "WindowedCache", "load"]
+__all__ = ["GroupedCache", "PolicyError", "WindowPolicy", "WindowedCache", "load", "make_cache"]
