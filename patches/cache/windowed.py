@@ -57,6 +57,7 @@ class WindowedCache(Cache):
             raise PolicyError(f"max_length={max_length} must be a number of tokens, at least 1")
         self.count: int = config.num_hidden_layers
         self.policy = self._read_policy(config)
+        self.checkpoint = config.name_or_path or ""
         self.kv_cache = (
             KvCache.from_config(getattr(config, "kv_cache", None)) if kv_cache is None else kv_cache
         )
@@ -233,7 +234,8 @@ class WindowedCache(Cache):
         if window is None and self.offloaded:
             return OffloadedLayer()
         alike = sum((window is None) == (index in self.policy.global_layers) for index in range(self.count))
-        return self.kv_cache.of(window).make(Place(index, window, 0 if window is None else sinks, alike))
+        place = Place(index, window, 0 if window is None else sinks, alike, self.checkpoint)
+        return self.kv_cache.of(window).make(place)
 
     def _read_policy(self, config: PreTrainedConfig) -> WindowPolicy:
         policy: WindowPolicy | None = getattr(config, "window_policy", None)
