@@ -17,7 +17,8 @@ class CacheShape:
         head_dim: Numbers per head.
         element_bytes: Bytes per number.
         slots: For each layer, the most tokens it keeps (sinks + window); None keeps all.
-        at_once: Whether a layer with slots allocates them with its first token, as the windowed tier does.
+        at_once: Whether a layer with slots allocates them with its first token, and one without has ``room``
+            for more than it holds, as the windowed tier does.
     """
 
     kv_heads: tuple[int, ...]
@@ -40,10 +41,25 @@ def kv_bytes(cache: CacheShape, tokens: int) -> int:
     Holds: 512 KiB per token for Llama-2-7B in fp16 (tests/convert/test_footprint.py).
     """
     held = sum(
-        heads * (tokens if slots is None else slots if cache.at_once else min(tokens, slots))
+        heads * _columns(slots, tokens, cache.at_once)
         for heads, slots in zip(cache.kv_heads, cache.slots, strict=True)
     )
     return held * _head_bytes(cache)
+
+
+def room(tokens: int) -> int:
+    """Count the columns that a growing layer of the windowed tier has once it has seen ``tokens``.
+
+    Holds: equals ``patches.cache.room`` (tests/patches/test_growing.py).
+    """
+    unit = 1 << max(tokens.bit_length() - 6, 4)
+    return -(-tokens // unit) * unit
+
+
+def _columns(slots: int | None, tokens: int, at_once: bool) -> int:
+    if at_once:
+        return room(tokens) if slots is None else slots
+    return tokens if slots is None else min(tokens, slots)
 
 
 def kv_per_token(cache: CacheShape) -> int:

@@ -111,7 +111,8 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
             shape.head_dim,
             ELEMENT_BYTES[dtype or cache_dtype],
             form.slots,
-            form.tier == "windowed",
+            # Without a window of ours a grouped class keeps what a cache of transformers keeps.
+            form.tier == "windowed" and family.windowed,
         ),
     )
     result = build_result(request, form, weights, files, caches, notes if merged else unused(request))

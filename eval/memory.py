@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-LayerKind = Literal["full", "sliding", "ring"]
+from patches.cache.room import room
+from patches.config import WindowedConfigMixin
+
+LayerKind = Literal["full", "growing", "sliding", "ring"]
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,14 @@ class LayerCache:
         """Tokens whose storage the layer holds once ``length`` tokens have been seen, the last ones by
         decoding.
 
-        A ring is allocated once, whatever the length. transformers' sliding layer joins the new token to the
-        ``window - 1`` it kept, and the storage of that join stays: ``window`` tokens.
+        A ring is allocated once, whatever the length; a growing layer has ``room``. transformers' full layer
+        holds what it has seen. Its sliding one joins the new token to the ``window - 1`` it kept, and the
+        storage of that join stays: ``window`` tokens.
         """
         if self.kind == "full":
             return length
+        if self.kind == "growing":
+            return room(length)
         return self.slots if self.kind == "ring" else min(length, self.slots)
 
 
@@ -45,7 +51,7 @@ class CacheShape:
     @property
     def windowed_layers(self) -> int:
         """Layers that do not keep the whole sequence."""
-        return sum(layer.kind != "full" for layer in self.layers or ())
+        return sum(layer.kind in ("sliding", "ring") for layer in self.layers or ())
 
     def kv_bytes(self, length: int, element_bytes: int, batch: int = 1) -> int | None:
         """Bytes for ``batch`` sequences of ``length`` tokens; None where ``layers`` is None.
@@ -75,8 +81,10 @@ def cache_shape(config: Any) -> CacheShape:
     if window:
         ring = LayerCache("ring", window["size"] + window.get("sinks", 0))
         dense = set(window.get("global_layers") or ())
-        layers = [LayerCache("full") if index in dense else ring for index in range(count)]
+        layers = [LayerCache("growing") if index in dense else ring for index in range(count)]
         return CacheShape(tuple(layers), kv_heads, head_dim, window["size"])
+    if isinstance(config, WindowedConfigMixin):
+        return CacheShape((LayerCache("growing"),) * count, kv_heads, head_dim, None)
     sliding = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)
     types = types or ["sliding_attention" if sliding else "full_attention"] * count

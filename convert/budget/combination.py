@@ -61,7 +61,7 @@ class Combination:
     def cache(self, model: Model) -> CacheShape:
         """The cache, as it is allocated."""
         heads = (self.kv_heads,) * model.layers
-        # The tier with sinks allocates its slots at once; transformers' own windows grow into them.
+        # The tier with sinks allocates at once or with room; transformers' own layers grow token by token.
         return CacheShape(heads, model.head_dim, model.element_bytes, self.slots(model), bool(self.sinks))
 
     def weight_bytes(self, model: Model) -> int:

@@ -7,16 +7,9 @@ from torch import Tensor
 
 from patches.cache.bases import SIDES, principal_directions, second_moment
 from patches.cache.compressed import CompressedLayer
+from patches.cache.room import room
 from patches.cache.stored import PIECE, Piece, Stored
 from patches.policy import PolicyError
-
-GROWTH = 64
-"""Tokens by which the room for coordinates grows."""
-
-
-def room_for(tokens: int) -> int:
-    """Tokens that fit into the room that so many take."""
-    return -(-tokens // GROWTH) * GROWTH
 
 
 class LowRankLayer(CompressedLayer):
@@ -183,14 +176,12 @@ class LowRankLayer(CompressedLayer):
     def _room(self, side: str, tokens: int) -> Tensor:
         """The store for coordinates, larger where so many tokens need it."""
         store = self.parts[f"{side} coordinates"]
-        batch, heads, room, rank = store.shape
-        if tokens > room:
+        batch, heads, filled, rank = store.shape
+        if tokens > filled:
             # A cache that was first filled under inference mode must still be writable outside of it.
             with torch.inference_mode(False):
-                grown = torch.zeros(
-                    batch, heads, room_for(tokens), rank, dtype=store.dtype, device=store.device
-                )
-            grown[:, :, :room] = store
+                grown = torch.zeros(batch, heads, room(tokens), rank, dtype=store.dtype, device=store.device)
+            grown[:, :, :filled] = store
             self.parts[f"{side} coordinates"] = store = grown
         return store
 

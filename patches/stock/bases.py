@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from patches.cache.bases import FILE, SIDES, entry, principal_directions, second_moment
+from patches.cache.growing import GrowingLayer
 from patches.policy import PolicyError
 from patches.stock.cache import make_cache
 
@@ -19,7 +19,7 @@ SINKS = 4
 """First tokens of a text that are not counted: they are kept as they are, and unlike all others."""
 
 
-class MomentLayer(DynamicLayer):
+class MomentLayer(GrowingLayer):
     """A layer that adds up the second moments of what it stores, ``[K, D, D]`` for keys and for values."""
 
     def __init__(self, moments: dict[str, Tensor]):
@@ -34,7 +34,7 @@ class MomentLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Add up the tokens of a first pass and hand them out; arguments as in ``DynamicLayer``."""
+        """Add up the tokens of a first pass and hand them out; arguments as in ``GrowingLayer``."""
         for side, states in zip(SIDES, (key_states, value_states), strict=True):
             moment = second_moment(states[:, :, SINKS:]).sum(dim=0)
             self.moments[side] = moment + self.moments[side] if side in self.moments else moment
@@ -67,8 +67,7 @@ def fit_bases(
     for text in input_ids.split(1):
         cache = make_cache(model)
         for index, layer in enumerate(cache.layers):
-            # The layers that slide, or have a window, are of other classes.
-            if type(layer) is DynamicLayer:
+            if isinstance(layer, GrowingLayer):
                 cache.layers[index] = MomentLayer(moments.setdefault(index, {}))
         model.base_model(input_ids=text.to(model.device), past_key_values=cache, use_cache=True)
     if not moments:

@@ -50,8 +50,9 @@ def test_predicted_is_measured_where_layers_differ_in_heads(
     outcome = footprint.run(ask(loaded, FootprintSection(lengths=[8, 100], predict_to=1024)))
     assert outcome.warnings == []
     assert loaded.checkpoint.record.config["kv_heads"] == [1, 4, 2]
-    ring = 20 if window else 100
-    assert outcome.detail["points"][-1]["measured"] == 2 * 8 * 4 * (ring * 1 + 100 * 4 + ring * 2)
+    # A layer that grows has room for 112 tokens when it holds 100.
+    ring = 20 if window else 112
+    assert outcome.detail["points"][-1]["measured"] == 2 * 8 * 4 * (ring * 1 + 112 * 4 + ring * 2)
     for point in outcome.detail["points"]:
         assert point["predicted"] == point["measured"], point
 
@@ -67,8 +68,8 @@ def test_a_window_with_sinks_is_sinks_plus_window_slots() -> None:
     shape = cache_shape(config)
     assert shape.window == 16
     assert shape.windowed_layers == 3
-    assert shape.kv_bytes(1000, 2) == 2 * (3 * 20 + 1000) * 2 * 8 * 2
-    assert shape.kv_bytes(5, 2, batch=3) == 3 * 2 * (3 * 20 + 5) * 2 * 8 * 2
+    assert shape.kv_bytes(1024, 2) == 2 * (3 * 20 + 1024) * 2 * 8 * 2
+    assert shape.kv_bytes(5, 2, batch=3) == 3 * 2 * (3 * 20 + 16) * 2 * 8 * 2
 
 
 def test_compressed_caches_are_not_guessed() -> None:
@@ -94,6 +95,7 @@ def test_a_bounded_cache_holds_what_was_predicted(
     config["architectures"] = ["WindowedLlamaForCausalLM"]
     (folder / "config.json").write_text(json.dumps(config))
     loaded = load(find_checkpoint("windowed", folder), torch.device("cpu"), torch.float32)
-    outcome = footprint.run(ask(loaded, FootprintSection(lengths=[10, 18, 19, 60], predict_to=128)))
+    outcome = footprint.run(ask(loaded, FootprintSection(lengths=[10, 18, 19, 60, 65], predict_to=128)))
     assert outcome.warnings == []
-    assert outcome.detail["points"][-1]["measured"] == 2 * (2 * 18 + 60) * 2 * 8 * 4
+    for point, columns in zip(outcome.detail["points"], (16, 32, 32, 64, 80), strict=True):
+        assert point["measured"] == point["predicted"] == 2 * (2 * 18 + columns) * 2 * 8 * 4

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from patches.cache.bases import find_file, read_bases
-from patches.cache.low_rank import LowRankLayer, room_for
+from patches.cache.low_rank import LowRankLayer
 from patches.cache.policies.policy import (
     CachePolicy,
     Place,
@@ -13,6 +13,7 @@ from patches.cache.policies.policy import (
     check_one_of,
     read_bytes,
 )
+from patches.cache.room import room
 from patches.policy import PolicyError
 
 
@@ -84,7 +85,7 @@ class Options:
         exact = self.sinks + min(count, self.residual)
         projected = max(0, count - self.sinks - self.residual)
         fitted = rank < dim and (projected > 0 or self.bases == "calibration")
-        return exact * dim + room_for(projected) * rank + fitted * dim * rank
+        return exact * dim + room(projected) * rank + fitted * dim * rank
 
 
 def make(options: Options, place: Place) -> LowRankLayer:
@@ -101,7 +102,7 @@ def make(options: Options, place: Place) -> LowRankLayer:
 
 
 def nbytes(options: Options, tokens: Tokens) -> int:
-    """Sinks and latest tokens, coordinates of the others in steps of room, and the bases."""
+    """Sinks and latest tokens, coordinates of the others with room for some more, and the bases."""
     numbers = options.numbers(tokens.tokens, tokens.head_dim, options.rank_of(tokens))
     return 2 * tokens.kv_heads * tokens.element_bytes * numbers
 
@@ -113,7 +114,7 @@ POLICY = CachePolicy(
     options=Options,
     make=make,
     nbytes=nbytes,
-    formula="2 K e (D (sinks + min(n, residual)) + rank ceil64(n - sinks - residual) + D rank for the bases)",
+    formula="2 K e (D (sinks + min(n, residual)) + rank room(n - sinks - residual) + D rank for the bases)",
     frees=True,
     needs_scores=False,
     exact=False,

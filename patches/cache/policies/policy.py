@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from transformers.cache_utils import CacheLayerMixin
 
+from patches.cache.layout import Layout
 from patches.policy import PolicyError
 
 Kind = Literal["global", "window"]
@@ -24,6 +25,7 @@ class Place:
         window: ``W``, tokens it looks back, its own included; None in a global layer.
         sinks: ``S``, first tokens that it sees as well; 0 in a global layer.
         alike: How many layers of the model are of its kind.
+        layout: How tokens that are kept as they are lie in memory; None: what suits the device.
         checkpoint: Folder or hub id that the model was loaded from; empty for a model that was not.
     """
 
@@ -31,6 +33,7 @@ class Place:
     window: int | None
     sinks: int
     alike: int
+    layout: Layout | None = None
     checkpoint: str = ""
 
 
