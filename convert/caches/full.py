@@ -1,0 +1,15 @@
+"""``full``: every token in the model's own dtype."""
+
+from convert.caches.policy import KINDS, CachePolicy, Layer, Settings
+
+
+def check(_: Settings) -> None:
+    """Nothing: it has no settings."""
+
+
+def nbytes(_: Settings, layer: Layer, tokens: int) -> int:
+    """All tokens; in a window layer all slots of its ring, which are allocated at once."""
+    return layer.token_bytes * (tokens if layer.slots is None else layer.slots)
+
+
+POLICY = CachePolicy("full", "every token in the model's dtype", KINDS, {}, check, nbytes, plain=True)
