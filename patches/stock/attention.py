@@ -14,7 +14,7 @@ from patches.attention.scoring import Scoring
 from patches.cache.stored import StoredTokens
 from patches.frame import Frame, Step
 
-COMPRESSED = "compressed_sdpa"
+COMPRESSED = "compressed"
 
 
 def attend(
