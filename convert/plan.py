@@ -105,7 +105,7 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
     if dtype is not None:
         form.config["torch_dtype" if "torch_dtype" in form.config else "dtype"] = config_name(dtype)
     form.config["conversion"] = build_provenance(
-        request, treatment, source, weights.files, shape.kv_heads, job.kv_heads
+        request, treatment, source, weights.files, shape.kv_heads, job.kv_heads, kept
     )
     caches = (
         CacheShape(
