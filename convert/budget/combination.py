@@ -60,10 +60,7 @@ class Combination:
             parts.append(f"window {self.window}" + (f" + {self.sinks} sinks" if self.sinks else ""))
         if self.window is not None and self.global_layers != "none":
             parts.append(f"global {self.global_layers}")
-        if self.cache != "full":
-            parts.append(f"cache {self.cache}")
-        if self.window_cache != "full":
-            parts.append(f"window cache {self.window_cache}")
+        parts += self._caches()
         return ", ".join(parts) or "as it is"
 
     def options(self, model: Model) -> str:
@@ -78,6 +75,12 @@ class Combination:
         if self.window_cache != "full":
             words.append(f"--window-cache {self.window_cache}")
         return " ".join(words)
+
+    def _caches(self) -> list[str]:
+        if self.window is None or self.cache == self.window_cache:
+            return [] if self.cache == "full" else [self.cache]
+        where = {"global layers": self.cache, "windows": self.window_cache}
+        return [f"{policy} in {title}" for title, policy in where.items() if policy != "full"]
 
     def slots(self, model: Model) -> tuple[int | None, ...]:
         """The most tokens that each layer's cache keeps, None for all."""

@@ -16,7 +16,7 @@ class Risk:
 
     Attributes:
         mechanism: ``heads``, ``window`` or ``cache``.
-        level: 0 nothing, 1 small and regained by a short training, 2 needs training and a look at the suites
+        level: 0 nothing, 1 small, or regained by a short training, 2 needs training and a look at the suites
             named, 3 something is lost for good.
         what: In words.
         watch: The measure of ``python -m eval`` that would show it.
@@ -30,7 +30,7 @@ class Risk:
 
 CACHE_RISKS = {
     "int8": Risk("cache", 1, "keys and values are rounded to 8 bits", "cache, perplexity"),
-    "int4": Risk("cache", 2, "keys and values are rounded to 4 bits", "cache, perplexity, needle"),
+    "int4": Risk("cache", 1, "keys and values are rounded to 4 bits", "cache, perplexity, needle"),
     "heavy-hitter": Risk(
         "cache", 3, "all but a budget of tokens per head are evicted: facts in them are lost", "cache, needle"
     ),

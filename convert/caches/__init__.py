@@ -9,12 +9,22 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from convert.caches import full
+from convert.caches import budgeted, full, low_rank, quantized
 from convert.caches.policy import CachePolicy, Choice, Kind, Layer
 from convert.errors import ConvertError, unknown
 
 OPTIONS: dict[Kind, str] = {"global": "cache", "window": "window_cache"}
-POLICIES: dict[str, CachePolicy] = {policy.name: policy for policy in (full.POLICY,)}
+POLICIES: dict[str, CachePolicy] = {
+    policy.name: policy
+    for policy in (
+        full.POLICY,
+        quantized.INT8,
+        quantized.INT4,
+        budgeted.HEAVY_HITTER,
+        budgeted.MERGE,
+        low_rank.POLICY,
+    )
+}
 FULL = Choice(full.POLICY, {})
 
 

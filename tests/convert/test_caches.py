@@ -17,7 +17,29 @@ from patches.policy import PolicyError
 VALUES = (-1, 0, 1, 2, 3, 4, 7, 8, 16, 32, 33, 64, 100, 128, 1024, "64MiB", "1.5 KiB", "0B", "64", "x", "")
 """What a setting is tried with: at and around what is allowed, and nonsense."""
 WORDS = ("sum", "mean", "prompt", "calibration", "rms", "token", "channel")
-LENGTHS = (1, 2, 5, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 192, 193, 1000, 1024, 4095, 4096, 5000, 131072)
+LENGTHS = (
+    1,
+    2,
+    5,
+    31,
+    32,
+    33,
+    63,
+    64,
+    65,
+    100,
+    127,
+    128,
+    129,
+    192,
+    193,
+    1000,
+    1024,
+    4095,
+    4096,
+    5000,
+    131072,
+)
 SHAPES = [
     Layer(*shape, *window, alike)
     for shape in ((8, 128, 2), (1, 64, 2), (3, 12, 4), (2, 256, 2))
