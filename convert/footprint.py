@@ -20,16 +20,17 @@ class CacheShape:
         head_dim: Numbers per head.
         element_bytes: Bytes per number in the model's dtype.
         slots: For each layer, the most tokens it keeps (sinks + window); None keeps all.
-        at_once: Whether a layer with slots allocates them with its first token, as the windowed tier does.
+        ours: Whether it is a cache of ours, whose layers with slots allocate them with their first token and
+            whose others have room for more than they hold.
         sinks: How many of the slots are for first tokens.
-        kept: How tokens are kept; other than as they are only where slots are allocated at once.
+        kept: How tokens are kept; other than as they are only in a cache of ours.
     """
 
     kv_heads: tuple[int, ...]
     head_dim: int
     element_bytes: int
     slots: tuple[int | None, ...]
-    at_once: bool = False
+    ours: bool = False
     sinks: int = 0
     kept: KvCache = PLAIN
 
@@ -61,19 +62,14 @@ def kv_bytes(cache: CacheShape, tokens: int) -> int:
     """
     held = 0
     for count, layer in cache.layers():
-        nbytes = cache.kept.of(layer).nbytes(layer, tokens)
-        # Where slots are not allocated at once, tokens are kept as they are.
-        held += count * (nbytes if cache.at_once else _filled(nbytes, layer.slots, tokens))
+        whole = layer.token_bytes * min(tokens, layer.slots or tokens)
+        held += count * (cache.kept.of(layer).nbytes(layer, tokens) if cache.ours else whole)
     return held
 
 
 def kv_read(cache: CacheShape, tokens: int) -> int:
-    """Count the bytes of them that a decode step reads: all but those of slots that are still empty."""
-    read = 0
-    for count, layer in cache.layers():
-        kept = cache.kept.of(layer)
-        read += count * _filled(kept.nbytes(layer, tokens), kept.most(layer), tokens)
-    return read
+    """Count the bytes of them that a decode step reads: nothing that is still empty."""
+    return sum(count * cache.kept.of(layer).read(layer, tokens) for count, layer in cache.layers())
 
 
 def kv_per_token(cache: CacheShape) -> int:
@@ -87,11 +83,6 @@ def kv_growth(cache: CacheShape) -> int:
     return round(
         sum(count * kept.token_bytes(layer) for count, layer, kept in growing if kept.most(layer) is None)
     )
-
-
-def _filled(nbytes: int, most: int | None, tokens: int) -> int:
-    """The part of bytes for ``most`` tokens that ``tokens`` fill."""
-    return nbytes if most is None or tokens >= most else nbytes * tokens // most
 
 
 def build_rows(

@@ -116,7 +116,8 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
             shape.head_dim,
             ELEMENT_BYTES[dtype or cache_dtype],
             form.slots,
-            at_once=form.tier == "windowed",
+            # Without a window of ours a grouped class keeps what a cache of transformers keeps.
+            ours=form.tier == "windowed" and family.windowed,
             sinks=0 if window is None else window.sinks,
             kept=kept,
         ),

@@ -14,7 +14,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 from rich.console import Console
 
+from eval.compare_command import app as compare
 from eval.errors import EvalError
+from eval.gate import FAILED, GATE_HELP
 from eval.names import check_names, split_pair
 from eval.speed.command import app as speed
 from eval.suite import load_suite, narrow, suite_names
@@ -56,6 +58,7 @@ def main(
         int | None, typer.Option(min=1, help="Sequences at a time; by length if not given.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the suite's seed.")] = None,
+    gate: Annotated[str | None, typer.Option(metavar="CONDITIONS", help=GATE_HELP)] = None,
 ) -> None:
     """Measure checkpoints side by side: perplexity, agreement, needles, lm-eval tasks, KV bytes, speed.
 
@@ -64,7 +67,8 @@ def main(
 
     Example: `python -m eval source=models/a converted=models/b --text book.txt --output runs/compare`
 
-    `python -m eval speed --help`: time attention and decoding by backend instead.
+    `python -m eval compare --help`: put saved evaluations side by side; `python -m eval speed --help`: time
+    attention and decoding by backend.
     """
     console = Console()
     if not console.is_terminal:
@@ -92,6 +96,7 @@ def main(
             batch_size=batch_size,
             command="python -m eval " + shlex.join(sys.argv[1:]),
             reporter=Reporter(console),
+            gate=gate,
         )
     except EvalError as error:
         typer.echo(f"error: {error}", err=True)
@@ -101,6 +106,8 @@ def main(
         raise typer.Exit(130) from None
     print_summary(results, console)
     console.print(f"report: {output / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    if not all(outcome.passed for outcome in results.gates):
+        raise typer.Exit(FAILED)
 
 
 def _numbers(text: str | None) -> list[int] | None:
@@ -123,8 +130,10 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 if __name__ == "__main__":
-    # No checkpoint can be given by this word, because it has no "=" in it.
+    # No checkpoint can be given by these words, because they have no "=" in them.
     if sys.argv[1:2] == ["speed"]:
         speed(sys.argv[2:], prog_name="python -m eval speed")
+    elif sys.argv[1:2] == ["compare"]:
+        compare(sys.argv[2:], prog_name="python -m eval compare")
     else:
         app(prog_name="python -m eval")

@@ -1,7 +1,7 @@
 """Measure checkpoints side by side and write what was found: the room's front door for Python."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from eval.checkpoint import Checkpoint, Loaded, find_checkpoint, load, pick_devi
 from eval.compare import rows_of
 from eval.environment import environment
 from eval.errors import EvalError
+from eval.gate import Gate, hold_gates, read_gates
 from eval.measures import MEASURES
 from eval.measures.base import Ask, Measure
 from eval.names import check_names
 from eval.progress import Reporter
-from eval.report.write import write_report
+from eval.report.write import write_results
 from eval.results import Outcome, Results
 from eval.sections import Section
 from eval.store import Store, measurement_key, write_text
@@ -24,6 +25,9 @@ from eval.suite import Suite
 from eval.text import TextSource, read_text
 
 __all__ = ["EvalError", "evaluate"]
+
+Outcomes = dict[str, dict[str, Outcome]]
+"""By measure and checkpoint name."""
 
 
 def evaluate(
@@ -35,11 +39,13 @@ def evaluate(
     batch_size: int | None = None,
     command: str = "eval.run.evaluate",
     reporter: Reporter | None = None,
+    gate: str | None = None,
 ) -> Results:
     """Run a suite on checkpoints and write ``results.json``, ``report.md``, ``report.html`` and ``samples/``.
 
     What was measured before in the same ``output``, from the same weights, text and settings, is read back
-    from ``output/measurements`` instead of being measured again.
+    from ``output/measurements`` instead of being measured again. An evaluation that is stopped leaves a
+    report of what it has, and says what is missing.
 
     Args:
         checkpoints: Names and folders; the first is the baseline.
@@ -50,6 +56,7 @@ def evaluate(
         batch_size: Sequences at a time; chosen by length when not given.
         command: Noted in the results, so that a reader can repeat them.
         reporter: Where progress goes; nowhere when not given.
+        gate: Conditions that ``Results.gates`` tells of (:mod:`eval.gate`).
 
     Raises:
         EvalError: a checkpoint does not load or cannot be measured as asked, an unknown name, an unusable
@@ -58,6 +65,7 @@ def evaluate(
     check_names([name for name, _ in checkpoints])
     if not suite.sections():
         raise EvalError(f"suite {suite.name!r} measures nothing: give it one of {', '.join(MEASURES)}")
+    gates = read_gates(gate) if gate else []
     where = pick_device(device)
     text = read_text(suite.text, suite.text_start)
     found = [find_checkpoint(name, path) for name, path in checkpoints]
@@ -72,10 +80,31 @@ def evaluate(
     except OSError as error:
         raise EvalError(f"output {str(output)!r} cannot be written: {error.strerror}") from None
     bench = _Bench(found, suite, text, where, dtype, batch_size, Store(folder), reporter or Reporter(None))
-    outcomes = bench.measure_all()
-    results = _results(found, suite, text, outcomes, command, environment(where, dtype))
-    write_text(folder / "results.json", results.model_dump_json(indent=1))
-    write_report(results, folder)
+    surroundings = environment(where, dtype)
+    outcomes: Outcomes = {name: {} for name in suite.sections()}
+    try:
+        for measure, name, outcome in bench.measure_all():
+            outcomes[measure][name] = outcome
+    finally:
+        results = _results(found, suite, text, outcomes, command, surroundings)
+        if results.missing and results.rows:
+            write_results(results, folder)
+    return finish(results, gates, folder)
+
+
+def finish(results: Results, gates: Sequence[Gate], folder: Path) -> Results:
+    """Hold the gates and write everything; returns the results with what the gates said.
+
+    Raises:
+        EvalError: a gate names what was not measured; all else is written.
+    """
+    names = [checkpoint.name for checkpoint in results.checkpoints]
+    try:
+        if gates:
+            held = hold_gates(gates, results.rows, names)
+            results = results.model_copy(update={"gates": held})
+    finally:
+        write_results(results, folder)
     return results
 
 
@@ -98,15 +127,21 @@ class _Bench:
         self.store, self.reporter = store, reporter
         self.loaded: dict[str, Loaded] = {}
 
-    def measure_all(self) -> dict[str, dict[str, Outcome]]:
-        """Outcomes by measure and checkpoint name."""
-        outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in self.suite.sections()}
-        baseline = self.checkpoints[0]
-        for checkpoint in self.checkpoints:
+    def measure_all(self) -> Iterator[tuple[str, str, Outcome]]:
+        """Measure, checkpoint name and outcome, one after the other."""
+        baseline, took = self.checkpoints[0], dict.fromkeys(self.suite.sections(), 0.0)
+        for index, checkpoint in enumerate(self.checkpoints):
             for name, section in self.suite.sections().items():
-                outcomes[name][checkpoint.name] = self._measure(MEASURES[name], section, checkpoint)
+                outcome = self._measure(MEASURES[name], section, checkpoint)
+                took[name] = max(took[name], outcome.wall_s)
+                yield name, checkpoint.name, outcome
             self.loaded = {name: value for name, value in self.loaded.items() if name == baseline.name}
-        return outcomes
+            left = len(self.checkpoints) - index - 1
+            if left:
+                # Every other checkpoint is taken to be as slow as the slowest so far.
+                self.reporter.line(
+                    f"{left} of {len(self.checkpoints)} left, {_about(left * sum(took.values()))}"
+                )
 
     def _measure(self, measure: Measure, section: Section, checkpoint: Checkpoint) -> Outcome:
         baseline = self.checkpoints[0]
@@ -151,7 +186,7 @@ def _results(
     checkpoints: list[Checkpoint],
     suite: Suite,
     text: TextSource,
-    outcomes: dict[str, dict[str, Outcome]],
+    outcomes: Outcomes,
     command: str,
     surroundings: dict[str, Any],
 ) -> Results:
@@ -174,11 +209,22 @@ def _results(
         text={"origin": text.origin, "digest": text.digest, "characters": len(text.content)},
         checkpoints=[checkpoint.record for checkpoint in checkpoints],
         measures={name: MEASURES[name].how for name in outcomes},
-        rows=rows_of(outcomes, [checkpoint.name for checkpoint in checkpoints]),
+        rows=rows_of(outcomes, [checkpoint.name for checkpoint in checkpoints], suite.seed),
         details={
             name: {who: outcome.detail for who, outcome in by_name.items()}
             for name, by_name in outcomes.items()
         },
         warnings=warnings,
+        missing=[
+            f"{checkpoint.name}: {name}"
+            for checkpoint in checkpoints
+            for name, by_name in outcomes.items()
+            if checkpoint.name not in by_name
+        ],
         wall_s={name: {who: outcome.wall_s for who, outcome in by.items()} for name, by in outcomes.items()},
     )
+
+
+def _about(seconds: float) -> str:
+    """A rough time, as people say it."""
+    return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"

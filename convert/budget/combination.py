@@ -101,7 +101,7 @@ class Combination:
     def cache_shape(self, model: Model) -> CacheShape:
         """The cache, as it is allocated."""
         heads, kept = (self.kv_heads,) * model.layers, self.kept
-        # Classes of ours allocate a window's slots at once; transformers' own windows grow into them.
+        # Layers of ours are allocated at once or with room; those of transformers grow token by token.
         ours = self.sinks > 0 or not kept.plain
         return CacheShape(
             heads, model.head_dim, model.element_bytes, self.slots(model), ours, self.sinks, kept

@@ -106,6 +106,14 @@ class Choice:
         """The most tokens that a layer holds; None: all."""
         return self.policy.budget(self.settings, layer) if layer.slots is None else layer.slots
 
+    def read(self, layer: Layer, tokens: int) -> int:
+        """What a decode step reads of that: nothing that is still empty."""
+        most = self.most(layer)
+        if self.plain:
+            return layer.token_bytes * min(tokens, most or tokens)
+        held = self.nbytes(layer, tokens)
+        return held if most is None else held * min(tokens, most) // most
+
     def token_bytes(self, layer: Layer) -> Fraction:
         """What one token takes on average, of those that a layer holds."""
         most = self.most(layer)

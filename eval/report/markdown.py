@@ -1,7 +1,7 @@
 """``report.md``: the verdict and the short table, to paste into a pull request."""
 
 from eval.report.verdict import verdicts
-from eval.report.wording import count_text, delta_text, label_text, value_text
+from eval.report.wording import count_text, delta_text, evidence_text, gate_text, label_text, value_text
 from eval.results import Results, Row
 
 
@@ -11,6 +11,13 @@ def markdown(results: Results) -> str:
     lines = [f"## Evaluation: {' / '.join(names)}", ""]
     for name, sentences in verdicts(results).items():
         lines.append(f"- **{name}**: {' '.join(sentences)}")
+    for gate in results.gates:
+        mark = "passed" if gate.passed else "**failed**"
+        lines.append(
+            f"- gate {mark}, {gate.checkpoint}: {gate_text(gate)}".replace("*baseline", r"\*baseline")
+        )
+    if results.missing:
+        lines.append(f"- not measured, because the evaluation was stopped: {'; '.join(results.missing)}")
     lines += ["", *table([row for row in results.rows if row.headline], names), ""]
     rest = [row for row in results.rows if not row.headline]
     if rest:
@@ -39,7 +46,7 @@ def table(rows: list[Row], names: list[str]) -> list[str]:
         cells = []
         for name in names:
             cell = row.cells.get(name)
-            parts = [value_text(row, cell), delta_text(row, cell)]
+            parts = [value_text(row, cell), delta_text(row, cell), evidence_text(cell)]
             cells.append("<br>".join(part for part in parts if part))
         lines.append(f"| {label_text(row)}<br><sub>{count_text(row)}</sub> | " + " | ".join(cells) + " |")
     return lines

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from transformers.cache_utils import CacheLayerMixin
 
+from patches.cache.layout import Layout
 from patches.policy import PolicyError
 
 Kind = Literal["global", "window"]
@@ -21,12 +22,14 @@ class Place:
         window: ``W``, tokens it looks back, its own included; None in a global layer.
         sinks: ``S``, first tokens that it sees as well; 0 in a global layer.
         alike: How many layers of the model are of its kind.
+        layout: How tokens that are kept as they are lie in memory; None: what suits the device.
     """
 
     layer: int
     window: int | None
     sinks: int
     alike: int
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)
