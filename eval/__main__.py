@@ -18,6 +18,7 @@ from eval.compare_command import app as compare
 from eval.errors import EvalError
 from eval.gate import FAILED, GATE_HELP
 from eval.names import check_names, split_pair
+from eval.parallel import launched_rank
 from eval.speed.command import app as speed
 from eval.suite import load_suite, narrow, suite_names
 
@@ -44,7 +45,24 @@ def main(
         Path | None, typer.Option(help="Text to measure on; a synthetic one when not given.")
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(metavar="A,B", help="lm-eval tasks, instead of the suite's.")
+        str | None,
+        typer.Option(
+            metavar="A,B", help="lm-eval tasks or groups, run as lm-eval does, instead of the suite's."
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Take task NAME's documents from DIR/NAME.jsonl.")
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Examples in a task's prompt; its own number if not given.")
+    ] = None,
+    chat_template: Annotated[
+        bool | None,
+        typer.Option("--chat-template/--no-chat-template", help="Task prompts in the tokenizer's template."),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(metavar="hf|vllm", help="What runs the tasks; vllm for native checkpoints only."),
     ] = None,
     lengths: Annotated[str | None, typer.Option(metavar="N,N", help=_LENGTHS)] = None,
     limit: Annotated[
@@ -55,8 +73,8 @@ def main(
         str, typer.Option(help="auto (own dtype, float32 on CPU), float32, bfloat16, float16.")
     ] = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Sequences at a time; by length if not given.")
-    ] = None,
+        str, typer.Option(metavar="auto|N", help="Sequences at a time; auto chooses by length.")
+    ] = "auto",
     seed: Annotated[int | None, typer.Option(help="Instead of the suite's seed.")] = None,
     gate: Annotated[str | None, typer.Option(metavar="CONDITIONS", help=GATE_HELP)] = None,
 ) -> None:
@@ -67,6 +85,9 @@ def main(
 
     Example: `python -m eval source=models/a converted=models/b --text book.txt --output runs/compare`
 
+    `accelerate launch -m eval ...` shares the tasks' documents out among GPUs; the other measures run on the
+    first.
+
     `python -m eval compare --help`: put saved evaluations side by side; `python -m eval speed --help`: time
     attention and decoding by backend.
     """
@@ -76,7 +97,16 @@ def main(
     try:
         pairs = [split_pair(argument) for argument in named]
         check_names([name for name, _ in pairs])
-        chosen = narrow(load_suite(suite), _numbers(lengths), tasks.split(",") if tasks else None, limit)
+        names = tasks.split(",") if tasks else None
+        options = {
+            "data_dir": None if data_dir is None else str(data_dir),
+            "num_fewshot": num_fewshot,
+            "chat_template": chat_template,
+            "backend": backend,
+        }
+        given = {key: value for key, value in options.items() if value is not None}
+        chosen = narrow(load_suite(suite), _numbers(lengths), names, limit, given)
+        rows = _batch_size(batch_size)
         changes: dict[str, object] = {}
         if text is not None:
             changes |= {"text": str(text), "text_start": 0.0}
@@ -93,21 +123,36 @@ def main(
             output,
             device=device,
             dtype=dtype,
-            batch_size=batch_size,
+            batch_size=rows,
             command="python -m eval " + shlex.join(sys.argv[1:]),
             reporter=Reporter(console),
             gate=gate,
         )
     except EvalError as error:
-        typer.echo(f"error: {error}", err=True)
+        rank = launched_rank()
+        typer.echo(f"error{f' in process {rank}' if rank else ''}: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("stopped; the same command continues with what is missing", err=True)
         raise typer.Exit(130) from None
-    print_summary(results, console)
-    console.print(f"report: {output / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    if launched_rank() == 0:
+        print_summary(results, console)
+        console.print(f"report: {output / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     if not all(outcome.passed for outcome in results.gates):
         raise typer.Exit(FAILED)
+
+
+def _batch_size(text: str) -> int | None:
+    """``auto`` as None, ``8`` as a number.
+
+    Raises:
+        EvalError: neither, or less than 1.
+    """
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise EvalError(f"--batch-size {text!r} must be auto or a number of at least 1")
+    return int(text)
 
 
 def _numbers(text: str | None) -> list[int] | None:

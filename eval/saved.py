@@ -104,8 +104,15 @@ def _read(folder: Path) -> Results:
         ) from None
 
 
+def _documents(results: Results) -> dict[str, str]:
+    """Where the documents of every lm-eval task came from, with the digest of a local file."""
+    details = results.details.get("tasks", {}).values()
+    return {task: how["data"] for detail in details for task, how in detail.get("tasks", {}).items()}
+
+
 def _check_alike(folder: Path, results: Results, first: Results) -> None:
     """Refuse what was measured otherwise: its samples would not pair up."""
+    here, there = _documents(results), _documents(first)
     for what, mine, others in (
         ("text", results.text["digest"], first.text["digest"]),
         ("seed", results.seed, first.seed),
@@ -114,6 +121,7 @@ def _check_alike(folder: Path, results: Results, first: Results) -> None:
             for name in results.measures
             if name in first.measures
         ),
+        *((f"documents of {task}", here[task], there[task]) for task in here.keys() & there.keys()),
     ):
         if mine != others:
             raise EvalError(f"{folder}: its {what} differ from the first folder's: {mine} against {others}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.report.plots import memory_picture, needle_pictures, perplexity_picture, speed_picture
+from eval.report.tasks import task_lines
 from eval.report.verdict import verdicts
 from eval.report.wording import (
     count_text,
@@ -44,6 +45,7 @@ def html(results: Results) -> str:
         headline=_lines([row for row in results.rows if row.headline], names),
         rest=_lines([row for row in results.rows if not row.headline], names),
         needles=needle_pictures(results),
+        tasks=task_lines(results),
         charts=[chart for chart in charts if chart is not None],
         seconds=round(sum(sum(by_name.values()) for by_name in results.wall_s.values())),
     )

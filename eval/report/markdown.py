@@ -1,5 +1,6 @@
 """``report.md``: the verdict and the short table, to paste into a pull request."""
 
+from eval.report.tasks import task_lines
 from eval.report.verdict import verdicts
 from eval.report.wording import count_text, delta_text, evidence_text, gate_text, label_text, value_text
 from eval.results import Results, Row
@@ -22,6 +23,9 @@ def markdown(results: Results) -> str:
     rest = [row for row in results.rows if not row.headline]
     if rest:
         lines += ["<details><summary>More numbers</summary>", "", *table(rest, names), "", "</details>", ""]
+    if ran := task_lines(results):
+        lines += ["<details><summary>How the tasks ran</summary>", "", *(f"- {line}" for line in ran)]
+        lines += ["", "</details>", ""]
     lines += [f"> {warning}" for warning in results.warnings]
     environment = results.environment
     lines += [

@@ -12,7 +12,7 @@ import pytest
 from eval import run as run_module
 from eval.errors import EvalError
 from eval.report.plots import needle_pictures
-from eval.results import SCHEMA_VERSION, Cell, CheckpointRecord, GateOutcome, Results, Row
+from eval.results import SCHEMA_VERSION, Cell, CheckpointRecord, GateOutcome, Outcome, Results, Row
 from eval.run import evaluate
 from eval.strict import parse_strict
 from eval.suite import Suite
@@ -83,6 +83,11 @@ def test_the_page_needs_nothing_else(folder: Path, results: Results) -> None:
     assert len(images) == len(needle_pictures(results)) + 3
     for text in ("source", "windowed", "KV cache against length", "Perplexity by position", "Needles found"):
         assert text in page
+    for text in (page, (folder / "report.md").read_text()):
+        line = (
+            "headroom_ending on windowed: multiple choice; 0-shot; made by eval/tasks; one pass through the "
+        )
+        assert f"{line}window of 32 in 2 of 3 layers (sdpa), no cache; batch size " in text
 
 
 def test_the_markdown_has_every_headline(folder: Path, results: Results) -> None:
@@ -123,6 +128,36 @@ def test_what_was_measured_is_not_measured_again(
     more = evaluate([("source", dense), ("new", make_checkpoint(seed=5))], SUITE, output)
     assert loads == ["new", "source"]
     assert more.cell("perplexity", "source") == before.cell("perplexity", "source")
+
+
+def test_every_task_setting_is_part_of_the_key(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, data = make_checkpoint(), tmp_path / "data"
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    data.mkdir()
+    row = {"goal": "dresser", "sol1": "this", "sol2": "that", "label": 0}
+    for name in ("piqa.jsonl", "piqa.train.jsonl"):
+        (data / name).write_text(json.dumps(row) + "\n")
+    keys: list[str] = []
+
+    def stored(_store: Any, _name: str, _measure: str, key: str) -> Outcome:
+        keys.append(key)
+        return Outcome(metrics=[])
+
+    monkeypatch.setattr(run_module.Store, "get", stored)
+    base = {"names": ["piqa"], "data_dir": str(data)}
+    changes = [{}, {"num_fewshot": 1}, {"limit": 1}, {"chat_template": True}, {"bos": "always"}]
+    for change in changes:
+        evaluate([("a", folder)], parse_strict(Suite, {"tasks": base | change}), tmp_path / "out")
+    with (data / "piqa.jsonl").open("a") as file:
+        file.write(json.dumps(row | {"label": 1}) + "\n")
+    evaluate([("a", folder)], parse_strict(Suite, {"tasks": base}), tmp_path / "out")
+    assert len(set(keys)) == len(keys) == len(changes) + 1
+    shutil.copytree(data, tmp_path / "moved")
+    moved = base | {"data_dir": str(tmp_path / "moved")}
+    evaluate([("a", folder)], parse_strict(Suite, {"tasks": moved}), tmp_path / "out")
+    assert keys[-1] == keys[-2], "the same documents in another folder"
 
 
 def test_identical_checkpoints_have_no_differences(dense: Path, tmp_path: Path) -> None:
