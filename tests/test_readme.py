@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from convert.merging import METHODS
-from convert.support import HEADER, family_table
+from convert.support import CACHE_HEADER, HEADER, cache_table, family_table
 from patches.remote import FAMILIES as WINDOWED
 from recipes.loading import shipped_recipes
 
@@ -47,6 +47,7 @@ def test_the_two_first_commands_exist():
 
 def test_tables_name_what_is_registered():
     assert "\n".join([HEADER, "|---|---|---|---|", *family_table()]) in README
+    assert "\n".join([CACHE_HEADER, "|---|---|---|---|", *cache_table()]) in README
     for config, _, _ in WINDOWED:
         assert f"`{config.model_type}`" in README
     for path in shipped_recipes():
