@@ -1,12 +1,8 @@
 """``heavy-hitter`` and ``merge``: at most a budget of tokens in every KV head, allocated at once."""
 
-import re
-
-from convert.caches.policy import CachePolicy, Layer, Settings, check_count, check_one_of
+from convert.caches.policy import CachePolicy, Layer, Settings, check_count, check_one_of, read_bytes
 from convert.errors import ConvertError
 
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-"""What a number of bytes may be followed by."""
 NOTED_BYTES = 8
 """Of a slot, beside its key and value: a position and a score."""
 
@@ -21,7 +17,7 @@ def check(settings: Settings) -> None:
     check_count("recent", settings["recent"], 1)
     check_one_of("scores", settings["scores"], ("sum", "mean"))
     if isinstance(settings["budget"], str):
-        _bytes(settings["budget"])
+        read_bytes("budget", settings["budget"])
     else:
         check_count("budget", settings["budget"], 1)
         _check_room(settings, settings["budget"], "")
@@ -36,7 +32,7 @@ def slots(settings: Settings, layer: Layer) -> int:
     budget = settings["budget"]
     if isinstance(budget, int):
         return budget
-    found = _bytes(budget) // (layer.alike * layer.kv_heads * _slot_bytes(layer))
+    found = read_bytes("budget", budget) // (layer.alike * layer.kv_heads * _slot_bytes(layer))
     shared = f"{layer.kv_heads} KV heads of {layer.alike} layers"
     _check_room(settings, found, f", which is {found} tokens in each of {shared}")
     return found
@@ -58,15 +54,6 @@ def _check_room(settings: Settings, found: int, meaning: str) -> None:
             f"budget={settings['budget']!r}{meaning}: it must hold sinks={settings['sinks']} and "
             f"recent={settings['recent']}, at least {least} tokens"
         )
-
-
-def _bytes(text: str) -> int:
-    read = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]i?B|B)", text)
-    if read is None:
-        raise ConvertError(
-            f"budget={text!r} must be a number of tokens, or bytes such as 64MiB ({', '.join(UNITS)})"
-        )
-    return int(float(read[1]) * UNITS[read[2]])
 
 
 MERGE = CachePolicy(

@@ -1,5 +1,6 @@
 """What a cache policy is: its name, its settings, and the bytes that it holds."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,6 +11,8 @@ from convert.errors import ConvertError
 Kind = Literal["global", "window"]
 KINDS: tuple[Kind, ...] = ("global", "window")
 Settings = Mapping[str, Any]
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+"""What a number of bytes may be followed by."""
 LONG = 2**20
 """Tokens over which the growth of a layer is averaged; blocks of any size fill on the way."""
 
@@ -130,6 +133,20 @@ def check_count(name: str, value: object, least: int) -> None:
     """
     if type(value) is not int or value < least:
         raise ConvertError(f"{name}={value!r} must be a whole number, at least {least}")
+
+
+def read_bytes(name: str, value: object) -> int:
+    """Read a setting in bytes: a number, or text such as ``64MiB``.
+
+    Raises:
+        ConvertError: it is neither, or below 1.
+    """
+    if type(value) is int and value > 0:
+        return value
+    read = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]i?B|B)", str(value))
+    if read is None or float(read[1]) * UNITS[read[2]] < 1:
+        raise ConvertError(f"{name}={value!r} must be bytes, such as 64MiB (units: {', '.join(UNITS)})")
+    return int(float(read[1]) * UNITS[read[2]])
 
 
 def check_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
