@@ -10,7 +10,7 @@ import pytest
 
 from convert.families import FAMILIES
 from convert.merging import METHODS
-from convert.support import HEADER, family_table
+from convert.support import CACHE_HEADER, HEADER, cache_table, family_table
 from patches.remote import FAMILIES as WINDOWED
 from patches.remote import GROUPED_FAMILIES as GROUPED
 from recipes.loading import shipped_recipes
@@ -54,6 +54,7 @@ def test_tables_name_what_is_registered():
         (GROUPED, {name for name, family in FAMILIES.items() if not family.grouped}),
     ):
         assert {config.model_type for config, _, _ in classes} == {f"windowed_{name}" for name in named}
+    assert "\n".join([CACHE_HEADER, "|---|---|---|---|", *cache_table()]) in README
     for path in shipped_recipes():
         if path.parent.name != "suites":
             assert f"| `{path.relative_to(ROOT)}` |" in README
