@@ -19,8 +19,9 @@ def test_fused_kernels(capability, dim):
     for name, kernel in report.items():
         assert kernel["spilled_bytes"] == 0, (name, kernel)
         assert kernel["shared_bytes"] <= SHARED_BYTES[capability], (name, kernel)
-        # The sinks are too few for the wide instructions of Hopper.
-        assert capability == 80 or name == "d_sink" or kernel["wgmma"], (name, kernel)
+        # The sinks are too few for the wide instructions of Hopper, and so are the keys of a tile at 256.
+        narrow = name == "d_sink" or (name, dim) == ("d_key", 256)
+        assert capability == 80 or narrow or kernel["wgmma"], (name, kernel)
 
 
 @pytest.mark.slow
