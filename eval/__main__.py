@@ -12,8 +12,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
-from rich.console import Console
 
+from eval.command_line import make_console, one_line_errors, split_numbers
 from eval.compare_command import app as compare
 from eval.errors import EvalError
 from eval.gate import FAILED, GATE_HELP
@@ -24,8 +24,8 @@ from eval.suite import load_suite, narrow, suite_names
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
-LOG_WIDTH = 140
-"""Columns of the summary in a log or a pipe."""
+LEAST_TOKENS = 4
+"""Of a length that anything can be measured at."""
 
 _NAMED = "Checkpoints as NAME=PATH. The first is the baseline; the others show differences from it."
 _SUITE = f"A suite by name ({', '.join(suite_names())}) or a YAML file."
@@ -91,12 +91,11 @@ def main(
     `python -m eval compare --help`: put saved evaluations side by side; `python -m eval speed --help`: time
     attention and decoding by backend.
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
-    try:
+    console = make_console()
+    with one_line_errors("stopped; the same command continues with what is missing"):
         pairs = [split_pair(argument) for argument in named]
         check_names([name for name, _ in pairs])
+        numbers = None if lengths is None else split_numbers("--lengths", lengths, LEAST_TOKENS)
         names = tasks.split(",") if tasks else None
         options = {
             "data_dir": None if data_dir is None else str(data_dir),
@@ -105,7 +104,7 @@ def main(
             "backend": backend,
         }
         given = {key: value for key, value in options.items() if value is not None}
-        chosen = narrow(load_suite(suite), _numbers(lengths), names, limit, given)
+        chosen = narrow(load_suite(suite), numbers, names, limit, given)
         rows = _batch_size(batch_size)
         changes: dict[str, object] = {}
         if text is not None:
@@ -128,13 +127,6 @@ def main(
             reporter=Reporter(console),
             gate=gate,
         )
-    except EvalError as error:
-        rank = launched_rank()
-        typer.echo(f"error{f' in process {rank}' if rank else ''}: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command continues with what is missing", err=True)
-        raise typer.Exit(130) from None
     if launched_rank() == 0:
         print_summary(results, console)
         console.print(f"report: {output / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
@@ -153,25 +145,6 @@ def _batch_size(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise EvalError(f"--batch-size {text!r} must be auto or a number of at least 1")
     return int(text)
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    """``512,1024`` as numbers.
-
-    Raises:
-        EvalError: a part is not a number of at least 2.
-    """
-    if text is None:
-        return None
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise EvalError(
-            f"--lengths {text!r} must be numbers separated by commas, for example 512,1024"
-        ) from None
-    if min(numbers) < 4:
-        raise EvalError(f"--lengths {text!r}: every length must be at least 4")
-    return numbers
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ def find_checkpoint(name: str, path: str | Path) -> Checkpoint:
             "attention_window": window,
             "window": shape.window,
             "windowed_layers": shape.windowed_layers,
+            "kv_cache": getattr(text_config, "kv_cache", None),
         },
     )
     dtype = DTYPES.get(stored, torch.float32)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from eval.command_line import make_console, one_line_errors
 from eval.errors import EvalError
 from eval.gate import FAILED, GATE_HELP, read_gates
 
@@ -29,8 +29,8 @@ def main(
 
     Example: `python -m eval compare runs/monday runs/tuesday --output runs/both`
     """
-    console = Console()
-    try:
+    console = make_console()
+    with one_line_errors("stopped"):
         if output is None and len(folders) > 1:
             raise EvalError("--output is missing: where the report of several folders goes")
         where = folders[0] if output is None else output
@@ -41,9 +41,6 @@ def main(
 
         command = "python -m eval compare " + shlex.join(sys.argv[2:])
         results = finish(compare_saved(folders, where, command), gates, where)
-    except EvalError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
     print_summary(results, console)
     console.print(f"report: {where / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     if not all(outcome.passed for outcome in results.gates):

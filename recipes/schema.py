@@ -49,6 +49,8 @@ class ConvertPart(Part):
     sinks: Annotated[int, Field(ge=0)] = 0
     positions: str = "absolute"
     global_layers: str = "none"
+    cache: str = "full"
+    window_cache: str = "full"
     dtype: str | None = None
     seed: int = 0
 

@@ -62,6 +62,7 @@ class WindowedCache(Cache):
             raise PolicyError(f"max_length={max_length} must be a number of tokens, at least 1")
         self.count: int = config.num_hidden_layers
         self.policy = self._read_policy(config)
+        self.checkpoint = config.name_or_path or ""
         self.kv_cache = kv_cache or KvCache.from_config(getattr(config, "kv_cache", None))
         if not self.kv_cache.plain and (offload or max_length is not None):
             raise PolicyError(
@@ -237,7 +238,8 @@ class WindowedCache(Cache):
         if window is None and self.offloaded:
             return OffloadedLayer(self.layout)
         alike = sum((window is None) == (index in self.policy.global_layers) for index in range(self.count))
-        place = Place(index, window, 0 if window is None else sinks, alike, self.layout)
+        sinks = 0 if window is None else sinks
+        place = Place(index, window, sinks, alike, self.layout, self.checkpoint)
         return self.kv_cache.of(window).make(place)
 
     def _read_policy(self, config: PreTrainedConfig) -> WindowPolicy:

@@ -28,7 +28,7 @@ def test_windowed_layers_stop_growing() -> None:
     assert kv_bytes(small, 4096) == 32 * 4096 * per_layer
     assert kv_bytes(small, 131072) == (8 * 131072 + 24 * 4100) * per_layer
     assert kv_growth(small) == 8 * per_layer
-    allocated = replace(small, at_once=True)
+    allocated = replace(small, ours=True)
     assert kv_bytes(allocated, 4096) == (8 * 4096 + 24 * 4100) * per_layer
     assert kv_bytes(allocated, 131072) == kv_bytes(small, 131072)
     assert kv_bytes(allocated, 131073) == (8 * (131072 + 4096) + 24 * 4100) * per_layer

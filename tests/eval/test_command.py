@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
         (["a=absent"], ["'absent' is not a folder"]),
         (["a={dense}", "--suite", "quikc"], ["unknown suite 'quikc'", "did you mean 'quick'"]),
         (["a={dense}", "--lengths", "12,x"], ["--lengths '12,x'"]),
+        (["a={dense}", "--lengths", "3"], ["--lengths '3'", "numbers from 4"]),
         (["a={dense}", "--tasks", "headroom_nedle"], ["did you mean 'headroom_needle'"]),
         (["a={dense}", "--tasks", "piqa", "--data-dir", "absent"], ["data folder 'absent' is not a folder"]),
         (

@@ -1,5 +1,6 @@
 """What a cache policy is: how the layers of one kind keep their tokens, and what that means for a user."""
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from patches.policy import PolicyError
 
 Kind = Literal["global", "window"]
 KINDS: tuple[Kind, ...] = ("global", "window")
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+"""What a number of bytes may be followed by."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Place:
         sinks: ``S``, first tokens that it sees as well; 0 in a global layer.
         alike: How many layers of the model are of its kind.
         layout: How tokens that are kept as they are lie in memory; None: what suits the device.
+        checkpoint: Folder or hub id that the model was loaded from; empty for a model that was not.
     """
 
     layer: int
@@ -30,6 +34,7 @@ class Place:
     sinks: int
     alike: int
     layout: Layout | None = None
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,3 +167,17 @@ def check_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """
     if value not in allowed:
         raise PolicyError(f"{name}={value!r} must be one of: {', '.join(map(str, allowed))}")
+
+
+def read_bytes(name: str, value: object) -> int:
+    """A setting in bytes: a number, or text such as ``64MiB``.
+
+    Raises:
+        PolicyError: it is neither, or below 1.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    read = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]i?B|B)", str(value))
+    if read is None or float(read[1]) * UNITS[read[2]] < 1:
+        raise PolicyError(f"{name}={value!r} must be bytes, such as 64MiB (units: {', '.join(UNITS)})")
+    return int(float(read[1]) * UNITS[read[2]])
