@@ -1,6 +1,7 @@
 """``full``: every token in the model's own dtype."""
 
-from convert.caches.policy import KINDS, CachePolicy, Layer, Settings, room
+from convert.caches.policy import KINDS, CachePolicy, Layer, Settings
+from convert.caches.room import room
 
 
 def check(_: Settings) -> None:

@@ -1,6 +1,7 @@
 """``low-rank``: of older tokens a few coordinates per KV head."""
 
-from convert.caches.policy import CachePolicy, Layer, Settings, check_count, check_one_of, read_bytes, room
+from convert.caches.policy import CachePolicy, Layer, Settings, check_count, check_one_of, read_bytes
+from convert.caches.room import room
 from convert.errors import ConvertError
 
 

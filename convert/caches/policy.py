@@ -157,9 +157,3 @@ def check_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """
     if value not in allowed:
         raise ConvertError(f"{name}={value!r} must be one of: {', '.join(map(str, allowed))}")
-
-
-def room(tokens: int) -> int:
-    """Count the columns that a growing store of ours has once it has seen ``tokens``."""
-    unit = 1 << max(tokens.bit_length() - 6, 4)
-    return -(-tokens // unit) * unit

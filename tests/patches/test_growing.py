@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from convert.caches import full
+from convert.caches.room import room as counted
 from patches.cache.growing import GrowingLayer
 from patches.cache.layout import LAYOUTS
 from patches.cache.room import room
@@ -46,7 +46,7 @@ def test_room_depends_on_the_tokens_alone_and_convert_counts_the_same():
     drawn = random.Random(0)
     for tokens in [*range(3000), *(drawn.randrange(2**40) for _ in range(2000))]:
         columns = room(tokens)
-        assert full.room(tokens) == columns >= tokens
+        assert counted(tokens) == columns >= tokens
         assert columns - tokens < max(16, tokens / 32)
         # However a layer comes to hold ``tokens``, it grows to the same room.
         assert room(columns) == columns and room(drawn.randint(tokens, columns)) == columns
