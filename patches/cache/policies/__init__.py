@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from patches.cache.policies import full
+from patches.cache.policies import full, heavy_hitter
 from patches.cache.policies.policy import KINDS, CachePolicy, Choice, Kind, choose
 from patches.policy import PolicyError
 
-POLICIES: dict[str, CachePolicy] = {policy.name: policy for policy in (full.POLICY,)}
+POLICIES: dict[str, CachePolicy] = {policy.name: policy for policy in (full.POLICY, heavy_hitter.POLICY)}
 FULL = choose(full.POLICY, {}, "kv_cache")
 
 
