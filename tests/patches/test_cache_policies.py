@@ -12,11 +12,13 @@ from tests.patches.tiny import SINKS, VOCAB, windowed_model
 WINDOW, HEADS, DIM = 16, 2, 12
 TIGHT = {
     "full": "full",
+    "heavy-hitter": "heavy-hitter:budget=20,recent=4,sinks=3",
     "low-rank": "low-rank:rank=5,residual=8,sinks=3",
 }
 """Settings under which a text of some dozen tokens is compressed."""
 ROOMY = {
     "full": "full",
+    "heavy-hitter": "heavy-hitter:budget=400",
     "low-rank": f"low-rank:rank={DIM},residual=8,sinks=3",
 }
 """Settings under which a text of some hundred tokens is not, in a layer of either kind."""
