@@ -1,13 +1,9 @@
 """How much a layer may keep of a text: a number of tokens, or bytes shared out among layers."""
 
-import re
 from dataclasses import dataclass
 
-from patches.cache.policies.policy import Place, Tokens, check_count
+from patches.cache.policies.policy import Place, Tokens, check_count, read_bytes
 from patches.policy import PolicyError
-
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-"""What a number of bytes may be followed by."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Budget:
         check_count("sinks", self.sinks, 0)
         check_count("recent", self.recent, 1)
         if isinstance(self.budget, str):
-            self._bytes(self.budget)
+            self._bytes()
         else:
             check_count("budget", self.budget, 1)
             self._check_room(self.budget, "")
@@ -52,7 +48,7 @@ class Budget:
         """
         if isinstance(self.budget, int):
             return self.budget
-        slots = self._bytes(self.budget) // (place.alike * kv_heads * slot_bytes)
+        slots = self._bytes() // (place.alike * kv_heads * slot_bytes)
         self._check_room(
             slots, f", which is {slots} tokens in each of {kv_heads} KV heads of {place.alike} layers"
         )
@@ -75,11 +71,5 @@ class Budget:
                 f"at least {self.sinks + self.recent} tokens"
             )
 
-    @staticmethod
-    def _bytes(text: str) -> int:
-        read = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]i?B|B)", text)
-        if read is None:
-            raise PolicyError(
-                f"budget={text!r} must be a number of tokens, or bytes such as 64MiB ({', '.join(UNITS)})"
-            )
-        return int(float(read[1]) * UNITS[read[2]])
+    def _bytes(self) -> int:
+        return read_bytes("budget", self.budget, "a number of tokens, or bytes")
