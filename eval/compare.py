@@ -1,25 +1,35 @@
 """From outcomes of single checkpoints to a table with differences from the baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eval.results import Cell, Metric, Outcome, Row
-from eval.stats import paired_error
+from eval.stats import mcnemar, paired_error, paired_interval
 
 
-def rows_of(outcomes: dict[str, dict[str, Outcome]], names: Sequence[str]) -> list[Row]:
+def rows_of(outcomes: Mapping[str, Mapping[str, Outcome]], names: Sequence[str], seed: int = 0) -> list[Row]:
     """One row per metric key, in the order of the measures and of first appearance.
 
     Args:
-        outcomes: By measure and checkpoint name.
+        outcomes: By measure and checkpoint name; a checkpoint that was not measured is absent.
         names: Checkpoints in order; the first is the baseline.
+        seed: For resampling.
     """
     rows = []
     for measure, by_name in outcomes.items():
-        metrics = {name: {metric.key: metric for metric in by_name[name].metrics} for name in names}
-        for key in dict.fromkeys(key for name in names for key in metrics[name]):
-            found = {name: metrics[name][key] for name in names if key in metrics[name]}
+        metrics = {
+            name: {metric.key: metric for metric in by_name[name].metrics}
+            for name in names
+            if name in by_name
+        }
+        for key in dict.fromkeys(key for found in metrics.values() for key in found):
+            found = {name: its[key] for name, its in metrics.items() if key in its}
             first = next(iter(found.values()))
             baseline = found.get(names[0])
+            cells = {}
+            for name, metric in found.items():
+                cells[name] = _cell(metric, None if name == names[0] else baseline, seed)
+                if by_name[name].samples:
+                    cells[name].samples = f"samples/{name}/{measure}.jsonl"
             rows.append(
                 Row(
                     measure=measure,
@@ -28,16 +38,13 @@ def rows_of(outcomes: dict[str, dict[str, Outcome]], names: Sequence[str]) -> li
                     unit=first.unit,
                     better=first.better,
                     headline=first.headline,
-                    cells={
-                        name: _cell(metric, None if name == names[0] else baseline)
-                        for name, metric in found.items()
-                    },
+                    cells=cells,
                 )
             )
     return rows
 
 
-def _cell(metric: Metric, baseline: Metric | None) -> Cell:
+def _cell(metric: Metric, baseline: Metric | None, seed: int) -> Cell:
     """The metric, with its difference from the baseline's where there is one."""
     cell = Cell(
         value=metric.value, stderr=metric.stderr, interval=metric.interval, n=metric.n, n_of=metric.n_of
@@ -50,7 +57,10 @@ def _cell(metric: Metric, baseline: Metric | None) -> Cell:
     cell.delta = metric.value - baseline.value
     cell.ratio = metric.value / baseline.value if baseline.value else None
     if metric.per_sample and baseline.per_sample:
-        cell.delta_stderr = paired_error(metric.per_sample, baseline.per_sample)
+        pair = (metric.per_sample, baseline.per_sample)
+        cell.delta_stderr = paired_error(*pair)
+        cell.delta_interval = paired_interval(*pair, seed)
+        cell.p_value = mcnemar(*pair)
     elif metric.stderr is not None and baseline.stderr is not None:
         cell.delta_stderr = (metric.stderr**2 + baseline.stderr**2) ** 0.5
     return cell

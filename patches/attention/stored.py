@@ -5,7 +5,7 @@ The new tokens of a pass are one more piece, as they came. Where a policy asks w
 a second walk forms it from the merged log-sum-exp, so that no pass ever holds all weights at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -81,6 +81,7 @@ class _Part:
         bias: ``[B, K, N]`` or None.
         sinks: Which keys are sinks that queries of their own meet, ``[1 or B, 1 or K, N]``; None: none is.
         causal: Whether the keys are the queries' own tokens, each of which sees those up to itself.
+        expand: Makes of the weighted values what the model takes; None: they are that.
     """
 
     begin: int
@@ -92,9 +93,14 @@ class _Part:
     bias: Tensor | None = None
     sinks: Tensor | None = None
     causal: bool = False
+    expand: Callable[[Tensor], Tensor] | None = None
 
     def attend(self) -> tuple[Tensor, Tensor]:
         """Output ``[B, H, T, D]`` and log-sum-exp ``[B, H, T]`` of a softmax over these keys alone."""
+        output, lse = self._attend()
+        return (output if self.expand is None else self.expand(output)), lse
+
+    def _attend(self) -> tuple[Tensor, Tensor]:
         if self.sinks is None and _has_kernel(self.query, self.scoring):
             if self.query.device.type == "cpu":
                 return self._attend_on_cpu()
@@ -162,6 +168,7 @@ def _has_kernel(query: Tensor, scoring: Scoring) -> bool:
 def _parts(query: Tensor, piece: Piece, frame: Frame, scoring: Scoring, begin: int = 0) -> Iterator[_Part]:
     """The queries from ``begin`` on against one piece, some at a time."""
     met = scoring.sink_query if frame.window is not None else None
+    query, met = piece.project(query), None if met is None else piece.project(met)
     for first in range(begin // ROWS * ROWS, frame.tokens, ROWS):
         rows = slice(first, first + ROWS)
         seen = sinks = None
@@ -171,7 +178,8 @@ def _parts(query: Tensor, piece: Piece, frame: Frame, scoring: Scoring, begin: i
             if met is not None:
                 sinks = (piece.positions >= 0) & (piece.positions < frame.sinks)
         own = scoring if met is None else replace(scoring, sink_query=met[:, :, rows])
-        yield _Part(first, query[:, :, rows], piece.keys, piece.values, own, seen, piece.bias, sinks)
+        keys, values, expand = piece.keys, piece.values, piece.expand
+        yield _Part(first, query[:, :, rows], keys, values, own, seen, piece.bias, sinks, expand=expand)
 
 
 def _new_parts(query: Tensor, new: tuple[Tensor, Tensor], frame: Frame, scoring: Scoring) -> Iterator[_Part]:

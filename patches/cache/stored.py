@@ -18,17 +18,34 @@ class Piece:
     """Some of the tokens that were stored before this pass, ready for attention.
 
     Attributes:
-        keys: ``[B, K, N, D]`` in the dtype of the queries.
+        keys: ``[B, K, N, D]`` in the dtype of the queries; ``[B, K, N, R]`` with a basis.
         values: the same.
         positions: Where each stands in its row, ``[1 or B, 1 or K, N]`` int64, negative where there is no
             token. None: every query sees all of them.
         bias: ``[B, K, N]`` float32, added to the scores: the log of how many tokens one stands for. None: 0.
+        bases: Orthonormal columns, ``[B, K, D, R]`` each, in which the keys and the values are coordinates.
+            None: they are what they are.
     """
 
     keys: Tensor
     values: Tensor
     positions: Tensor | None = None
     bias: Tensor | None = None
+    bases: tuple[Tensor, Tensor] | None = None
+
+    def project(self, query: Tensor) -> Tensor:
+        """Queries ``[B, H, T, D]`` as the keys meet them, ``[B, H, T, D or R]``: no key is expanded."""
+        return query if self.bases is None else _by_head(query, self.bases[0])
+
+    def expand(self, output: Tensor) -> Tensor:
+        """Weighted values ``[B, H, T, D or R]`` as the model takes them, ``[B, H, T, D]``."""
+        return output if self.bases is None else _by_head(output, self.bases[1].transpose(-1, -2))
+
+
+def _by_head(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Rows ``[B, H, T, .]`` of the query heads times the matrix ``[B, K, ., .]`` of their KV head."""
+    grouped = rows.unflatten(1, (matrix.shape[1], -1))
+    return torch.matmul(grouped, matrix[:, :, None].to(rows.dtype)).flatten(1, 2)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from patches.cache.compressed import CompressedLayer
+from patches.cache.layer import CacheLayer
+from patches.cache.layout import find_layout
 from patches.cache.offloaded import OffloadedLayer, Prefetcher
 from patches.cache.policies import KvCache
 from patches.cache.policies.policy import Place
@@ -19,9 +21,8 @@ from patches.policy import PolicyError, WindowPolicy
 
 
 class WindowedCache(Cache):
-    """Sinks + ring in window layers; in global ones a layer that grows, or is static.
-
-    With a ``kv_cache`` in the config, layers keep their tokens as it says.
+    """Sinks + ring in window layers; in global ones a layer that grows, or is static; else what the config's
+    ``kv_cache`` says.
 
     Rows of a left-padded batch keep their own positions: ``starts`` follows every reordering of the batch.
     With a ``max_length`` every shape is fixed and the length lives on the device, so that a decode step can
@@ -37,6 +38,7 @@ class WindowedCache(Cache):
         max_length: int | None = None,
         offload: bool = False,
         kv_cache: KvCache | None = None,
+        layout: str | None = None,
     ):
         """Make an empty cache.
 
@@ -46,10 +48,12 @@ class WindowedCache(Cache):
                 global layers grow.
             offload: Keep the keys and values of global layers in CPU memory.
             kv_cache: How tokens are kept; None: as the config says.
+            layout: How tokens that are kept as they are lie in memory for attention, ``heads-first`` or
+                ``tokens-first``. None: what suits the device of the first tokens.
 
         Raises:
             PolicyError: ``attention_window`` or ``kv_cache`` is missing or wrong, ``max_length`` is below 1,
-                or a static cache is to be offloaded, or either to be compressed.
+                a static cache is to be offloaded, or either to be compressed, or there is no such layout.
         """
         if max_length is not None and offload:
             raise PolicyError("a static cache cannot be offloaded: leave out max_length or offload")
@@ -57,9 +61,8 @@ class WindowedCache(Cache):
             raise PolicyError(f"max_length={max_length} must be a number of tokens, at least 1")
         self.count: int = config.num_hidden_layers
         self.policy = self._read_policy(config)
-        self.kv_cache = (
-            KvCache.from_config(getattr(config, "kv_cache", None)) if kv_cache is None else kv_cache
-        )
+        self.checkpoint = config.name_or_path or ""
+        self.kv_cache = kv_cache or KvCache.from_config(getattr(config, "kv_cache", None))
         if not self.kv_cache.plain and (offload or max_length is not None):
             raise PolicyError(
                 f"kv_cache keeps {self.kv_cache}, and a static or offloaded cache keeps tokens as they are; "
@@ -70,6 +73,7 @@ class WindowedCache(Cache):
         self.begun = True
         self.max_length = max_length
         self.offloaded = offload
+        self.layout = None if layout is None else find_layout(layout)
         self.progress = None if max_length is None else Progress()
         super().__init__(layers=[self._layer(index) for index in range(self.count)])
         visiting = [layer for layer in self.layers if isinstance(layer, OffloadedLayer)]
@@ -179,11 +183,11 @@ class WindowedCache(Cache):
         return super().get_query_offset(layer_idx) if self.progress is None else self.progress.columns
 
     def reset(self) -> None:
-        """Forget everything; only layers that grow on their device give up their memory."""
+        """Forget everything; only layers that grow give up their memory."""
         if self.progress is not None:
             self.progress.set(0)
         for index, layer in enumerate(self.layers):
-            if isinstance(layer, WindowLayer | StaticGlobalLayer | OffloadedLayer | CompressedLayer):
+            if isinstance(layer, CacheLayer | CompressedLayer):
                 layer.reset()
             else:
                 # transformers 5.17 only zeroes a growing layer on reset, which leaves its tokens in place.
@@ -228,12 +232,13 @@ class WindowedCache(Cache):
         window, sinks = self.policy.window_of(index), self.policy.sinks
         if self.progress is not None and self.max_length is not None:
             if window is None:
-                return StaticGlobalLayer(self.max_length, self.progress)
-            return StaticWindowLayer(window, sinks, self.progress)
+                return StaticGlobalLayer(self.max_length, self.progress, self.layout)
+            return StaticWindowLayer(window, sinks, self.progress, self.layout)
         if window is None and self.offloaded:
-            return OffloadedLayer()
+            return OffloadedLayer(self.layout)
         alike = sum((window is None) == (index in self.policy.global_layers) for index in range(self.count))
-        return self.kv_cache.of(window).make(Place(index, window, 0 if window is None else sinks, alike))
+        place = Place(index, window, 0 if window is None else sinks, alike, self.layout, self.checkpoint)
+        return self.kv_cache.of(window).make(place)
 
     def _read_policy(self, config: PreTrainedConfig) -> WindowPolicy:
         policy: WindowPolicy | None = getattr(config, "window_policy", None)

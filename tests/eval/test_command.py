@@ -22,7 +22,21 @@ ROOT = Path(__file__).parents[2]
         (["a=absent"], ["'absent' is not a folder"]),
         (["a={dense}", "--suite", "quikc"], ["unknown suite 'quikc'", "did you mean 'quick'"]),
         (["a={dense}", "--lengths", "12,x"], ["--lengths '12,x'"]),
+        (["a={dense}", "--lengths", "3"], ["--lengths '3'", "numbers from 4"]),
         (["a={dense}", "--tasks", "headroom_nedle"], ["did you mean 'headroom_needle'"]),
+        (["a={dense}", "--tasks", "piqa", "--data-dir", "absent"], ["data folder 'absent' is not a folder"]),
+        (
+            ["a={dense}", "--tasks", "piqa", "--data-dir", "{empty}"],
+            ["has no NAME.jsonl for piqa", "it has: none"],
+        ),
+        (
+            ["a={dense}", "--suite", "{bare}", "--num-fewshot", "2"],
+            ["num_fewshot", "no lm-eval tasks", "--tasks"],
+        ),
+        (["a={dense}", "--backend", "vllm"], ["backend 'vllm' needs the package vllm"]),
+        (["a={dense}", "--backend", "llama"], ["tasks.backend", "'llama'", "'hf' or 'vllm'"]),
+        (["a={dense}", "--chat-template"], ["chat template", "'a' has none"]),
+        (["a={dense}", "--batch-size", "0"], ["--batch-size '0' must be auto or a number"]),
         (["a={dense}", "--text", "absent.txt"], ["text file 'absent.txt'"]),
         (["a={dense}", "--device", "cuda:77"], ["device 'cuda:77' is not available"]),
         (["a={dense}", "--dtype", "int3"], ["dtype 'int3'", "float32"]),
@@ -32,7 +46,11 @@ ROOT = Path(__file__).parents[2]
         (["a={dense}", "--output", "{file}/out"], ["cannot be written"]),
     ],
 )
-def test_errors_are_one_line(arguments: list[str], parts: list[str], dense: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(
+    arguments: list[str], parts: list[str], dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    (tmp_path / "bare.yaml").write_text("name: bare\nfootprint: {}\n")
     (tmp_path / "empty").mkdir()
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -41,7 +59,8 @@ def test_errors_are_one_line(arguments: list[str], parts: list[str], dense: Path
         (broken / path.name).write_bytes(path.read_bytes())
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    places = {name: tmp_path / name for name in ("empty", "broken", "file")} | {"dense": dense}
+    places = {name: tmp_path / name for name in ("empty", "broken", "file")}
+    places |= {"dense": dense, "bare": tmp_path / "bare.yaml"}
     given = [argument.format(**places) for argument in arguments]
     if "--output" not in given:
         given += ["--output", str(tmp_path / "out")]
@@ -80,5 +99,6 @@ def test_help_reads_well() -> None:
         check=False,
     )
     assert done.returncode == 0
-    for option in ("--suite", "--text", "--tasks", "--lengths", "--limit", "--device", "--dtype", "--output"):
-        assert option in done.stdout
+    options = "suite text tasks data-dir num-fewshot chat-template backend lengths limit device dtype output"
+    for option in options.split():
+        assert f"--{option}" in done.stdout

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer
-
+from patches.cache.growing import GrowingLayer
+from patches.cache.layer import CacheLayer
 from patches.cache.policies.policy import CachePolicy, Place, Tokens
+from patches.cache.room import room
 from patches.cache.window import WindowLayer
 
 
@@ -13,15 +14,17 @@ class Options:
     """No settings."""
 
 
-def make(options: Options, place: Place) -> CacheLayerMixin:
+def make(options: Options, place: Place) -> CacheLayer:
     """A ring behind the sinks; a growing layer without a window."""
-    return DynamicLayer() if place.window is None else WindowLayer(place.window, place.sinks)
+    if place.window is None:
+        return GrowingLayer(place.layout)
+    return WindowLayer(place.window, place.sinks, place.layout)
 
 
 def nbytes(options: Options, tokens: Tokens) -> int:
-    """Keys and values: of all tokens, or of all slots of a ring, which are allocated at once."""
+    """Keys and values: of all tokens with room for some more, or of all slots of a ring."""
     place = tokens.place
-    held = tokens.tokens if place.window is None else place.window + place.sinks
+    held = room(tokens.tokens) if place.window is None else place.window + place.sinks
     return 2 * held * tokens.kv_heads * tokens.head_dim * tokens.element_bytes
 
 
@@ -32,7 +35,7 @@ POLICY = CachePolicy(
     options=Options,
     make=make,
     nbytes=nbytes,
-    formula="2 K D e per token; in a window layer of S + W tokens, at once",
+    formula="2 K D e per token, with room for at most 1/32 more; in a window layer of S + W tokens, at once",
     frees=False,
     needs_scores=False,
     exact=True,
@@ -40,5 +43,5 @@ POLICY = CachePolicy(
     beam=True,
     crop="any token of a global layer; of a window layer before its ring wraps",
     compiles=True,
-    peak="the joined tokens of one layer",
+    peak="keys or values of one layer while they grow; the joined tokens of a chunk in a window layer",
 )

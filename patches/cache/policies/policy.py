@@ -1,15 +1,19 @@
 """What a cache policy is: how the layers of one kind keep their tokens, and what that means for a user."""
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from transformers.cache_utils import CacheLayerMixin
 
+from patches.cache.layout import Layout
 from patches.policy import PolicyError
 
 Kind = Literal["global", "window"]
 KINDS: tuple[Kind, ...] = ("global", "window")
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+"""What a number of bytes may be followed by."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,16 @@ class Place:
         window: ``W``, tokens it looks back, its own included; None in a global layer.
         sinks: ``S``, first tokens that it sees as well; 0 in a global layer.
         alike: How many layers of the model are of its kind.
+        layout: How tokens that are kept as they are lie in memory; None: what suits the device.
+        checkpoint: Folder or hub id that the model was loaded from; empty for a model that was not.
     """
 
     layer: int
     window: int | None
     sinks: int
     alike: int
+    layout: Layout | None = None
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,3 +167,22 @@ def check_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """
     if value not in allowed:
         raise PolicyError(f"{name}={value!r} must be one of: {', '.join(map(str, allowed))}")
+
+
+def read_bytes(name: str, value: object, allowed: str = "bytes") -> int:
+    """A setting in bytes: a number, or text such as ``64MiB``.
+
+    Args:
+        name: Of the setting.
+        value: Given for it.
+        allowed: What else it may be, for the error.
+
+    Raises:
+        PolicyError: it is neither, or below 1.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    read = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]i?B|B)", str(value))
+    if read is None or float(read[1]) * UNITS[read[2]] < 1:
+        raise PolicyError(f"{name}={value!r} must be {allowed} such as 64MiB ({', '.join(UNITS)})")
+    return int(float(read[1]) * UNITS[read[2]])
