@@ -48,15 +48,14 @@ class QuantizedLayer(CompressedLayer):
         self, new: tuple[Tensor, Tensor], first: list[int], starts: Tensor | None, past: int
     ) -> Stored:
         """Store the tokens of a pass, with the blocks that they complete; see ``CompressedLayer``."""
-        length = past if starts is None else past - starts
-        reading = Reading(self.division, self.coding, dict(self.parts), length, max(first))
+        reading = Reading(self.division, self.coding, dict(self.parts), past, starts, max(first))
         # What was stored under inference mode must still be writable outside of it.
         with torch.inference_mode(False):
             tokens = new[0].shape[2]
             self._make_room(self.division.coded(max(first) + tokens) // self.division.block, tokens)
             for rows, begin in _alike(first):
                 self._encode(new, rows, begin)
-            self._write_one(new, length) if tokens == 1 else self._write(new, length)
+            self._write_one(new, reading.length) if tokens == 1 else self._write(new, reading.length)
         self.begins = tuple(past - begin for begin in first)
         self.furthest = max(self.furthest, self.seen)
         return Stored(past, starts, new, reading.pieces, reading.decode)
@@ -70,8 +69,8 @@ class QuantizedLayer(CompressedLayer):
         for begin in self.begins:
             if kept < seen and not self._has(kept - begin, self.furthest - begin):
                 raise PolicyError(
-                    f"cannot go back to {kept} of {seen} tokens: the {self.division.residual} most recent "
-                    f"ones must be exact, and of some there are only codes of {self.coding.bits} bits left"
+                    f"cannot go back to {kept} of {seen} tokens: {self.division.block} tokens of which some "
+                    f"would have to be exact again are now codes of {self.coding.bits} bits"
                 )
 
     def crop(self, tokens_to_remove: int) -> None:

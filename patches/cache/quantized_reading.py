@@ -58,15 +58,22 @@ class Reading:
         division: Which tokens are codes.
         coding: What the codes mean.
         parts: ``keys`` and ``values`` ``[B, K, sinks + ring, D]``, and ``N`` tokens as ``Coding.room`` says.
-        length: Tokens of the rows, an int, or ``[B]`` where they differ; at most 0 after padding alone.
-        longest: The most of them.
+        past: Columns that passes before have seen.
+        starts: ``[B]``, the first real column of each row; None where no row is padded.
+        longest: Tokens of the longest row.
     """
 
     division: Division
     coding: Coding
     parts: dict[str, Tensor]
-    length: Any
+    past: int
+    starts: Tensor | None
     longest: int
+
+    @property
+    def length(self) -> Any:
+        """Tokens of the rows, an int, or ``[B]`` where they differ; at most 0 after padding alone."""
+        return self.past if self.starts is None else self.past - self.starts
 
     def pieces(self) -> Iterator[Piece]:
         """The exact tokens, then the codes, expanded some blocks at a time."""
@@ -87,22 +94,21 @@ class Reading:
         """``patches.cache.stored.Stored.decode`` by a kernel that reads codes, on CUDA."""
         if query.device.type != "cuda" or not self.reads(query, frame, scoring):
             return None
-        return self.by_kernel(query, frame, scoring)
+        return self.by_kernel(query, scoring)
 
     def reads(self, query: Tensor, frame: Frame, scoring: Scoring) -> bool:
         """Whether the kernel can serve a call."""
         tile = tile_tokens(self.division.block, query.shape[-1], query.dtype)
         return tile is not None and refusal(query, frame, scoring) is None
 
-    def by_kernel(self, query: Tensor, frame: Frame, scoring: Scoring) -> tuple[Tensor, Tensor]:
+    def by_kernel(self, query: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
         """One query per row against all of this; see ``patches.kernels.quantized_decode``."""
         division, parts = self.division, self.parts
-        assert isinstance(frame.step.past, int)
         met = scoring.sink_query if division.window is not None else None
         return decode_quantized(
             dense(query), None if met is None else dense(met), parts["keys"], parts["values"],
             parts[KEY_CODES], parts[KEY_GRIDS], parts[VALUE_CODES], parts[VALUE_GRIDS],
-            frame.step.starts, frame.step.past, division.window, division.sinks, division.residual,
+            self.starts, self.past, division.window, division.sinks, division.residual,
             self.coding.group, float(scoring.scale),
             None if scoring.softcap is None else float(scoring.softcap),
         )  # fmt: skip

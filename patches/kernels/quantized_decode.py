@@ -232,15 +232,17 @@ def decode_quantized(
     parts = torch.empty(batch, kv_heads, splits, per_kv, dim, dtype=torch.float32, device=query.device)
     lse = torch.empty(batch, kv_heads, splits, per_kv, dtype=torch.float32, device=query.device)
     met = query if sink_query is None else sink_query
-    _split_kernel[(splits, kv_heads, batch)](
-        query, sink_query, keys, values, key_codes, key_grids, value_codes, value_grids, starts, parts, lse,
-        query.stride(0), query.stride(1), met.stride(0), met.stride(1),
-        past, NO_WINDOW if window is None else window, sinks, residual, max(tokens // block, 1), scale,
-        softcap or 1.0,
-        CHANNELS=group, SPLITS=splits, CAPPED=softcap is not None,
-        **tiles(per_kv, dim, width, block, query.dtype),
-    )  # fmt: skip
     output = torch.empty(batch, heads, 1, dim, dtype=torch.float32, device=query.device)
     merged_lse = torch.empty(batch, heads, 1, dtype=torch.float32, device=query.device)
-    merge_splits(parts, lse, output, merged_lse)
+    # Triton launches on the current device, which need not be that of the tensors.
+    with torch.cuda.device(query.device.index if query.is_cuda else -1):
+        _split_kernel[(splits, kv_heads, batch)](
+            query, sink_query, keys, values, key_codes, key_grids, value_codes, value_grids, starts, parts,
+            lse, query.stride(0), query.stride(1), met.stride(0), met.stride(1),
+            past, NO_WINDOW if window is None else window, sinks, residual, max(tokens // block, 1), scale,
+            softcap or 1.0,
+            CHANNELS=group, SPLITS=splits, CAPPED=softcap is not None,
+            **tiles(per_kv, dim, width, block, query.dtype),
+        )  # fmt: skip
+        merge_splits(parts, lse, output, merged_lse)
     return output, merged_lse
