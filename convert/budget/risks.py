@@ -34,6 +34,9 @@ CACHE_RISKS = {
     "heavy-hitter": Risk(
         "cache", 3, "all but a budget of tokens per head are evicted: facts in them are lost", "cache, needle"
     ),
+    "merge": Risk(
+        "cache", 3, "all but a budget of tokens per head are means of several: facts blur", "cache, needle"
+    ),
     "low-rank": Risk(
         "cache", 3, "old keys and values keep a few directions each: the others are lost", "cache, needle"
     ),
