@@ -30,7 +30,7 @@ class Budget:
         check_count("sinks", self.sinks, 0)
         check_count("recent", self.recent, 1)
         if isinstance(self.budget, str):
-            read_bytes("budget", self.budget)
+            self._bytes()
         else:
             check_count("budget", self.budget, 1)
             self._check_room(self.budget, "")
@@ -48,7 +48,7 @@ class Budget:
         """
         if isinstance(self.budget, int):
             return self.budget
-        slots = read_bytes("budget", self.budget) // (place.alike * kv_heads * slot_bytes)
+        slots = self._bytes() // (place.alike * kv_heads * slot_bytes)
         self._check_room(
             slots, f", which is {slots} tokens in each of {kv_heads} KV heads of {place.alike} layers"
         )
@@ -70,3 +70,6 @@ class Budget:
                 f"budget={self.budget!r}{meaning}: it must hold sinks={self.sinks} and recent={self.recent}, "
                 f"at least {self.sinks + self.recent} tokens"
             )
+
+    def _bytes(self) -> int:
+        return read_bytes("budget", self.budget, "a number of tokens, or bytes")

@@ -32,3 +32,12 @@ def test_sink_and_decode_kernels(script, count):
     assert len(report) == count
     for name, kernel in report.items():
         assert kernel["spilled_bytes"] == 0 and kernel["shared_bytes"] <= SMALL_BYTES, f"{name}: {kernel}"
+
+
+@pytest.mark.thorough
+@needs_compiler
+def test_the_kernel_for_codes():
+    report = report_of("compile_quantized")
+    assert len(report) == 22
+    for name, kernel in report.items():
+        assert kernel["spilled_bytes"] == 0 and kernel["shared_bytes"] <= SMALL_BYTES, f"{name}: {kernel}"
