@@ -39,12 +39,6 @@ CACHE_RISKS = {
         "all but a budget of tokens per head are evicted: facts in them are lost",
         f"needle, recurring-key ({EVAL_CACHE})",
     ),
-    "merge": Risk(
-        "cache",
-        3,
-        "tokens beyond a budget become averages: facts in them blur for good",
-        f"needle, recurring-key ({EVAL_CACHE})",
-    ),
     "low-rank": Risk(
         "cache",
         3,

@@ -1,4 +1,4 @@
-"""``heavy-hitter`` and ``merge``: at most a budget of tokens in every KV head, allocated at once."""
+"""``heavy-hitter``: at most a budget of tokens in every KV head, allocated at once."""
 
 from functools import partial
 
@@ -75,4 +75,3 @@ def _policy(name: str, summary: str, noted_bytes: int) -> CachePolicy:
 HEAVY_HITTER = _policy(
     "heavy-hitter", "the first tokens, the latest and the most attended, each KV head its own", 8
 )
-MERGE = _policy("merge", "(draft)", 8)

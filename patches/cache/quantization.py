@@ -47,7 +47,7 @@ def make(bits: int, options: Options, place: Place) -> CacheLayerMixin:
     if place.window is None:
         return QuantizedLayer(coding, division)
     if place.window <= division.ring:
-        return WindowLayer(place.window, place.sinks)
+        return WindowLayer(place.window, place.sinks, place.layout)
     return QuantizedRing(coding, division)
 
 

@@ -34,7 +34,6 @@ COMBINATIONS = [
     Combination(4, **WINDOW, cache=f"int4:{SMALL}", window_cache=f"int4:{SMALL}"),
     Combination(8, 32, 0, window_cache=f"int8:{SMALL}"),
     Combination(8, cache="heavy-hitter:budget=80"),
-    Combination(8, cache="merge:budget=80"),
     Combination(4, cache="heavy-hitter:budget=20KiB,recent=8"),
     Combination(8, cache="low-rank"),
 ]
