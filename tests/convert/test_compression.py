@@ -124,7 +124,7 @@ def test_it_loads_where_headroom_is_not(make_checkpoint, tmp_path):
         ("llama", {}, {"cache": "int5"}, r"cache='int5' is not known \(did you mean 'int"),
         ("llama", {}, {"cache": "int4:bits=3"}, "int4 has no bits; it has"),
         ("llama", {}, {"cache": "int4:residual=-1"}, "cache='int4:residual=-1': int4: residual=-1 must be"),
-        ("llama", {}, {"window": 8, "window_cache": "merge"}, "window_cache='merge' is not known"),
+        ("llama", {}, {"window": 8, "window_cache": "low-rank"}, "window_cache='low-rank' is not known"),
         ("llama", {}, {"cache": "full"}, "nothing to convert"),
         ("llama", {}, {"window": 8, "cache": "int4"}, "every layer has the window"),
         ("llama", {}, {"window_cache": "int8"}, r"window_cache=int8 needs a window"),
