@@ -16,6 +16,7 @@ from rich.console import Console
 
 from eval.errors import EvalError
 from eval.names import check_names, split_pair
+from eval.retrieval import KINDS
 from eval.speed.command import app as speed
 from eval.suite import load_suite, narrow, suite_names
 
@@ -26,6 +27,10 @@ LOG_WIDTH = 140
 
 _NAMED = "Checkpoints as NAME=PATH. The first is the baseline; the others show differences from it."
 _SUITE = f"A suite by name ({', '.join(suite_names())}) or a YAML file."
+_TEXT = (
+    "Text to measure on: a file of documents apart by blank lines, a .jsonl file, or a folder of .txt files."
+)
+_KINDS = f"Kinds of retrieval, instead of the suite's: {', '.join(KINDS)}."
 _LENGTHS = (
     "Token lengths, for example 512,1024: needles and memory at each, the other measures at the longest."
 )
@@ -38,12 +43,11 @@ def main(
         Path, typer.Option(help="Folder for results.json, report.md, report.html.", show_default=False)
     ],
     suite: Annotated[str, typer.Option(metavar="NAME|FILE", help=_SUITE)] = "quick",
-    text: Annotated[
-        Path | None, typer.Option(help="Text to measure on; a synthetic one when not given.")
-    ] = None,
+    text: Annotated[Path | None, typer.Option(help=_TEXT, show_default="a synthetic one")] = None,
     tasks: Annotated[
         str | None, typer.Option(metavar="A,B", help="lm-eval tasks, instead of the suite's.")
     ] = None,
+    kinds: Annotated[str | None, typer.Option(metavar="A,B", help=_KINDS)] = None,
     lengths: Annotated[str | None, typer.Option(metavar="N,N", help=_LENGTHS)] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most this many samples per cell, task, measure.")
@@ -57,7 +61,8 @@ def main(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the suite's seed.")] = None,
 ) -> None:
-    """Measure checkpoints side by side: perplexity, agreement, needles, lm-eval tasks, KV bytes, speed.
+    """Measure checkpoints side by side: perplexity, agreement, retrieval, lm-eval tasks, attention, KV bytes,
+    speed.
 
     Ends with a table and the path of the report. A second run with the same --output measures only what is
     new.
@@ -72,7 +77,13 @@ def main(
     try:
         pairs = [split_pair(argument) for argument in named]
         check_names([name for name, _ in pairs])
-        chosen = narrow(load_suite(suite), _numbers(lengths), tasks.split(",") if tasks else None, limit)
+        chosen = narrow(
+            load_suite(suite),
+            lengths=_numbers(lengths),
+            tasks=tasks.split(",") if tasks else None,
+            limit=limit,
+            kinds=kinds.split(",") if kinds else None,
+        )
         changes: dict[str, object] = {}
         if text is not None:
             changes |= {"text": str(text), "text_start": 0.0}

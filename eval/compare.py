@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from eval.results import Cell, Metric, Outcome, Row
-from eval.stats import paired_error
+from eval.stats import mean, paired_error, standard_error
 
 
 def rows_of(outcomes: dict[str, dict[str, Outcome]], names: Sequence[str]) -> list[Row]:
@@ -16,10 +16,10 @@ def rows_of(outcomes: dict[str, dict[str, Outcome]], names: Sequence[str]) -> li
     rows = []
     for measure, by_name in outcomes.items():
         metrics = {name: {metric.key: metric for metric in by_name[name].metrics} for name in names}
+        base = metrics[names[0]]
         for key in dict.fromkeys(key for name in names for key in metrics[name]):
             found = {name: metrics[name][key] for name in names if key in metrics[name]}
             first = next(iter(found.values()))
-            baseline = found.get(names[0])
             rows.append(
                 Row(
                     measure=measure,
@@ -29,7 +29,11 @@ def rows_of(outcomes: dict[str, dict[str, Outcome]], names: Sequence[str]) -> li
                     better=first.better,
                     headline=first.headline,
                     cells={
-                        name: _cell(metric, None if name == names[0] else baseline)
+                        name: _cell(
+                            metric,
+                            None if name == names[0] else base.get(key) or _same_part(metric, base),
+                            paired=by_name[name].read == by_name[names[0]].read,
+                        )
                         for name, metric in found.items()
                     },
                 )
@@ -37,7 +41,27 @@ def rows_of(outcomes: dict[str, dict[str, Outcome]], names: Sequence[str]) -> li
     return rows
 
 
-def _cell(metric: Metric, baseline: Metric | None) -> Cell:
+def _same_part(metric: Metric, base: dict[str, Metric]) -> Metric | None:
+    """What the baseline has on the samples of a metric that is part of another."""
+    whole = None if metric.part_of is None else base.get(metric.part_of)
+    if (
+        whole is None
+        or whole.per_sample is None
+        or not metric.part
+        or max(metric.part) >= len(whole.per_sample)
+    ):
+        return None
+    values = [whole.per_sample[sample] for sample in metric.part]
+    changed = {
+        "value": mean(values),
+        "stderr": standard_error(values),
+        "per_sample": values,
+        "n": len(values),
+    }
+    return whole.model_copy(update=changed)
+
+
+def _cell(metric: Metric, baseline: Metric | None, paired: bool) -> Cell:
     """The metric, with its difference from the baseline's where there is one."""
     cell = Cell(
         value=metric.value, stderr=metric.stderr, interval=metric.interval, n=metric.n, n_of=metric.n_of
@@ -49,7 +73,7 @@ def _cell(metric: Metric, baseline: Metric | None) -> Cell:
         return cell
     cell.delta = metric.value - baseline.value
     cell.ratio = metric.value / baseline.value if baseline.value else None
-    if metric.per_sample and baseline.per_sample:
+    if paired and metric.per_sample and baseline.per_sample:
         cell.delta_stderr = paired_error(metric.per_sample, baseline.per_sample)
     elif metric.stderr is not None and baseline.stderr is not None:
         cell.delta_stderr = (metric.stderr**2 + baseline.stderr**2) ** 0.5

@@ -8,10 +8,16 @@ LayerKind = Literal["full", "sliding", "ring"]
 
 @dataclass(frozen=True)
 class LayerCache:
-    """What one layer remembers. ``slots`` is the window of a sliding layer, sinks + window of a ring."""
+    """What one layer remembers: everything, or ``sinks`` first and ``window`` last tokens."""
 
     kind: LayerKind
-    slots: int = 0
+    window: int = 0
+    sinks: int = 0
+
+    @property
+    def slots(self) -> int:
+        """Tokens that a layer with a window holds at most."""
+        return self.window + self.sinks
 
     def tokens(self, length: int) -> int:
         """Tokens whose storage the layer holds once ``length`` tokens have been seen, the last ones by
@@ -34,12 +40,14 @@ class CacheShape:
         why).
         kv_heads: KV heads of every layer.
         window: Tokens that the narrowest windowed layer sees, its own included; None for a dense model.
+        sinks: First tokens that the windowed layers see as well.
     """
 
     layers: tuple[LayerCache, ...] | None
     kv_heads: tuple[int, ...]
     head_dim: int
     window: int | None
+    sinks: int = 0
     reason: str = ""
 
     @property
@@ -70,20 +78,21 @@ def cache_shape(config: Any) -> CacheShape:
     layers: list[LayerCache] = []
     window = getattr(config, "attention_window", None)
     if getattr(config, "kv_cache", None):
-        size = window["size"] if window else None
-        return CacheShape(None, kv_heads, head_dim, size, "compressed caches are measured, not predicted")
+        size, sinks = (window["size"], window.get("sinks", 0)) if window else (None, 0)
+        reason = "compressed caches are measured, not predicted"
+        return CacheShape(None, kv_heads, head_dim, size, sinks, reason)
     if window:
-        ring = LayerCache("ring", window["size"] + window.get("sinks", 0))
+        ring = LayerCache("ring", window["size"], window.get("sinks", 0))
         dense = set(window.get("global_layers") or ())
         layers = [LayerCache("full") if index in dense else ring for index in range(count)]
-        return CacheShape(tuple(layers), kv_heads, head_dim, window["size"])
+        return CacheShape(tuple(layers), kv_heads, head_dim, ring.window, ring.sinks)
     sliding = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)
     types = types or ["sliding_attention" if sliding else "full_attention"] * count
     unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
     if unknown:
         return CacheShape(
-            None, kv_heads, head_dim, None, f"layers of type {', '.join(unknown)} are not predicted"
+            None, kv_heads, head_dim, None, reason=f"layers of type {', '.join(unknown)} are not predicted"
         )
     windowed = LayerCache("sliding", int(sliding or 0))
     layers = [windowed if kind == "sliding_attention" else LayerCache("full") for kind in types]

@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from eval.errors import EvalError, unknown_name
 from eval.sections import (
     AgreementSection,
+    ConsistencySection,
     FootprintSection,
     NeedleSection,
     PerplexitySection,
+    ReachSection,
     Section,
     SpeedSection,
     TasksSection,
@@ -43,6 +45,8 @@ class Suite(BaseModel):
     agreement: AgreementSection | None = None
     needle: NeedleSection | None = None
     tasks: TasksSection | None = None
+    reach: ReachSection | None = None
+    consistency: ConsistencySection | None = None
     footprint: FootprintSection | None = None
     speed: SpeedSection | None = None
 
@@ -80,26 +84,41 @@ def load_suite(name_or_file: str | Path) -> Suite:
     return suite
 
 
-def narrow(suite: Suite, lengths: list[int] | None, tasks: list[str] | None, limit: int | None) -> Suite:
-    """The suite with the command line's ``--lengths``, ``--tasks`` and ``--limit`` put in.
+def narrow(
+    suite: Suite,
+    lengths: list[int] | None = None,
+    tasks: list[str] | None = None,
+    limit: int | None = None,
+    kinds: list[str] | None = None,
+) -> Suite:
+    """The suite with the command line's ``--lengths``, ``--tasks``, ``--limit`` and ``--kinds`` put in.
 
     Args:
         lengths: Needle and footprint lengths; the longest becomes the length of the other measures.
         tasks: lm-eval task names; a suite without tasks gets them.
-        limit: At most this many contexts, documents per needle cell and documents per task.
+        limit: At most this many contexts, prompts, documents per needle cell and documents per task.
+        kinds: Kinds of retrieval; a suite without any gets them.
     """
     data: dict[str, Any] = suite.model_dump(exclude_none=True)
     if tasks:
         data["tasks"] = {**data.get("tasks", {}), "names": tasks}
+    if kinds:
+        data["needle"] = {**data.get("needle", {}), "kinds": kinds}
     if lengths:
+        longest = max(lengths)
         for name in ("needle", "footprint"):
             if name in data:
                 data[name]["lengths"] = sorted(set(lengths))
-        for name in ("perplexity", "agreement", "speed"):
+        for name in ("perplexity", "agreement", "consistency", "speed"):
             if name in data:
-                data[name]["length"] = max(lengths)
-        if data.get("perplexity", {}).get("past", 0) >= max(lengths):
-            del data["perplexity"]["past"]
+                data[name]["length"] = longest
+        for name, key, most in (
+            ("perplexity", "past", longest - 1),
+            ("agreement", "past", longest - 1),
+            ("perplexity", "stride", longest - 2),
+        ):
+            if data.get(name, {}).get(key, 0) > most:
+                del data[name][key]
     if limit:
         for name, key, least in _LIMITED:
             if name in data:
@@ -110,6 +129,7 @@ def narrow(suite: Suite, lengths: list[int] | None, tasks: list[str] | None, lim
 _LIMITED = (
     ("perplexity", "contexts", 2),
     ("agreement", "contexts", 2),
+    ("consistency", "samples", 2),
     ("needle", "samples", 1),
     ("needle", "controls", 1),
     ("tasks", "limit", 1),

@@ -23,6 +23,7 @@ VARIANTS = {
     "patches/families": set(),
     "patches/attention": {"mask", "parts", "scoring", "explicit", "documents", "two_part"},
     "eval/measures": {"base"},
+    "eval/retrieval": {"kind", "prompts", "document", "documents", "scoring", "summary"},
 }
 """Folders of variants, and the files in them that variants share."""
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eval.report.plots import memory_picture, needle_pictures, perplexity_picture, speed_picture
+from eval.report.heatmaps import heatmaps
+from eval.report.plots import agreement_picture, memory_picture, perplexity_picture, speed_picture
 from eval.report.verdict import verdicts
 from eval.report.wording import count_text, delta_text, interval_text, judge, label_text, value_text
 from eval.results import Results, Row
@@ -26,14 +27,15 @@ def html(results: Results) -> str:
         lstrip_blocks=True,
     )
     names = [checkpoint.name for checkpoint in results.checkpoints]
-    charts = [memory_picture(results), perplexity_picture(results), speed_picture(results)]
+    drawn = (memory_picture, perplexity_picture, agreement_picture, speed_picture)
+    charts = [chart(results) for chart in drawn]
     return environment.get_template("page.html.j2").render(
         results=results,
         names=names,
         verdicts=verdicts(results),
         headline=_lines([row for row in results.rows if row.headline], names),
         rest=_lines([row for row in results.rows if not row.headline], names),
-        needles=needle_pictures(results),
+        retrieval=heatmaps(results),
         charts=[chart for chart in charts if chart is not None],
         seconds=round(sum(sum(by_name.values()) for by_name in results.wall_s.values())),
     )

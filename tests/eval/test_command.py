@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.__main__ import app
+from eval.retrieval import KINDS
+from eval.suite import suite_names
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +25,8 @@ ROOT = Path(__file__).parents[2]
         (["a={dense}", "--suite", "quikc"], ["unknown suite 'quikc'", "did you mean 'quick'"]),
         (["a={dense}", "--lengths", "12,x"], ["--lengths '12,x'"]),
         (["a={dense}", "--tasks", "headroom_nedle"], ["did you mean 'headroom_needle'"]),
+        (["a={dense}", "--kinds", "multikey"], ["unknown kind 'multikey'", "did you mean 'multi-key'"]),
+        (["a={dense}", "--kinds", "needle,needle"], ["needle.kinds must not repeat"]),
         (["a={dense}", "--text", "absent.txt"], ["text file 'absent.txt'"]),
         (["a={dense}", "--device", "cuda:77"], ["device 'cuda:77' is not available"]),
         (["a={dense}", "--dtype", "int3"], ["dtype 'int3'", "float32"]),
@@ -80,5 +84,7 @@ def test_help_reads_well() -> None:
         check=False,
     )
     assert done.returncode == 0
-    for option in ("--suite", "--text", "--tasks", "--lengths", "--limit", "--device", "--dtype", "--output"):
+    for option in ("--suite", "--text", "--tasks", "--kinds", "--lengths", "--limit", "--device", "--dtype"):
         assert option in done.stdout
+    for name in (*KINDS, *suite_names()):
+        assert name in done.stdout
