@@ -2,7 +2,9 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,40 +23,51 @@ from eval.retrieval.summary import Answered, cells, rates, sample, warnings
 TOKENS_AT_A_TIME = 8192
 
 
-def plan(section: Any, kind: Kind) -> list[tuple[Condition, int, float, int]]:
-    """Condition, length, depth and number of every document of a kind, in the order of the samples."""
-    wanted: list[tuple[Condition, int, float, int]] = []
-    for length in section.lengths:
-        for depth in section.depths if kind.by_depth else [0.0]:
-            wanted += [("depth", length, depth, index) for index in range(section.samples)]
-        wanted += [("inside", length, 1.0, index) for index in range(section.controls)]
-        wanted += [("removed", length, 0.0, index) for index in range(section.controls)]
-    return wanted
-
-
-def build(ask: Ask) -> list[Document]:
-    """The documents: the same ones for every checkpoint with the same tokenizer, suite, text and seed."""
-    maker = DocumentMaker(ask.text, ask.subject.tokenizer, ask.subject.bos, ask.section.digits)
-    return [
-        maker.make(
-            KINDS[name],
-            condition,
-            length,
-            depth,
-            random.Random(f"{ask.seed}/{name}/{condition}/{length}/{depth}/{index}"),
-        )
-        for name in ask.section.kinds
-        for condition, length, depth, index in plan(ask.section, KINDS[name])
+def plan(section: Any, kind: Kind) -> list[tuple[Condition, float, int]]:
+    """Condition, depth and number of every document of a kind and a length, in the order of the samples."""
+    depths = section.depths if kind.by_depth else [0.0]
+    wanted: list[tuple[Condition, float, int]] = [
+        ("depth", depth, index) for depth in depths for index in range(section.samples)
     ]
+    wanted += [("inside", 1.0, index) for index in range(section.controls)]
+    return wanted + [("removed", 0.0, index) for index in range(section.controls)]
+
+
+def build(ask: Ask) -> Iterator[list[Document]]:
+    """The documents of each kind and length: the same for every checkpoint with the same tokenizer.
+
+    Raises:
+        EvalError: the shortest length has no room for a kind; before the first documents are answered.
+    """
+    section, subject = ask.section, ask.subject
+    maker = DocumentMaker(ask.text, subject.tokenizer, subject.bos, section.digits)
+
+    def make(name: str, length: int) -> list[Document]:
+        kind, seed = KINDS[name], f"{ask.seed}/{name}"
+        return [
+            maker.make(
+                kind, condition, length, depth, random.Random(f"{seed}/{condition}/{length}/{depth}/{index}")
+            )
+            for condition, depth, index in plan(section, kind)
+        ]
+
+    for name in section.kinds:
+        make(name, min(section.lengths))
+    for name in section.kinds:
+        for length in section.lengths:
+            yield make(name, length)
 
 
 def run(ask: Ask) -> Outcome:
     """Let the model continue every document greedily and count."""
-    documents = build(ask)
-    answered = [
-        Answered(document, answer, share_found(answer, document.values))
-        for document, answer in zip(documents, generate(ask, documents), strict=True)
-    ]
+    answered: list[Answered] = []
+    read = hashlib.sha256()
+    for documents in build(ask):
+        for document, answer in zip(documents, generate(ask, documents), strict=True):
+            read.update(array("q", document.ids).tobytes())
+            # The tokens of all documents of 128k tokens would take gigabytes.
+            kept = replace(document, ids=[], text="")
+            answered.append(Answered(kept, answer, share_found(answer, document.values)))
     shape = ask.subject.checkpoint.shape
     metrics, details = [], {}
     for name in ask.section.kinds:
@@ -73,32 +86,25 @@ def run(ask: Ask) -> Outcome:
         "sinks": shape.sinks,
         "kinds": details,
     }
-    read = hashlib.sha256(repr([document.ids for document in documents]).encode()).hexdigest()
     return Outcome(
         metrics=metrics,
         detail=detail,
         samples=[sample(each, shape) for each in answered],
         warnings=warnings(ask.subject.name, [KINDS[name] for name in ask.section.kinds], answered, shape),
-        read=read,
+        read=read.hexdigest(),
     )
 
 
 def generate(ask: Ask, documents: Sequence[Document]) -> list[str]:
-    """Greedy answers, in batches of one length."""
-    answers = [""] * len(documents)
-    alike: dict[tuple[int, int], list[int]] = {}
-    for index, document in enumerate(documents):
-        alike.setdefault((len(document.ids), document.answer_tokens), []).append(index)
-    for (size, tokens), indices in alike.items():
-        rows = ask.batch_size or max(1, TOKENS_AT_A_TIME // size)
-        for start in range(0, len(indices), rows):
-            batch = indices[start : start + rows]
-            ids = torch.tensor([documents[index].ids for index in batch])
-            output, _ = continue_greedily(ask.subject, ids, tokens)
-            texts = ask.subject.tokenizer.batch_decode(output, skip_special_tokens=True)
-            for index, text in zip(batch, texts, strict=True):
-                answers[index] = text
-            ask.tick(len(batch))
+    """Greedy answers to documents of one kind and length, in batches."""
+    answers: list[str] = []
+    rows = ask.batch_size or max(1, TOKENS_AT_A_TIME // documents[0].length)
+    for start in range(0, len(documents), rows):
+        batch = documents[start : start + rows]
+        ids = torch.tensor([document.ids for document in batch])
+        output, _ = continue_greedily(ask.subject, ids, batch[0].answer_tokens)
+        answers += ask.subject.tokenizer.batch_decode(output, skip_special_tokens=True)
+        ask.tick(len(batch))
     return answers
 
 
@@ -119,5 +125,7 @@ NEEDLE = Measure(
     ),
     run=run,
     check=check,
-    work=lambda section: sum(len(plan(section, KINDS[name])) for name in section.kinds),
+    work=lambda section: sum(
+        len(section.lengths) * len(plan(section, KINDS[name])) for name in section.kinds
+    ),
 )

@@ -24,7 +24,7 @@ def _heatmap(results: Results, name: str, key: str, detail: dict[str, Any]) -> P
     cell = results.cell(key, name)
     assert cell is not None and cell.value is not None
     caption = f"{cell.value:.0f}% of {cell.n}; "
-    caption += f"frames: evidence beyond its window of {window} tokens" if window else "no window"
+    caption += f"frames: most evidence beyond its window of {window} tokens" if window else "no window"
     if any(part["sinks"] for part in kind["cells"]):
         caption += f", dotted where its {sinks} sinks hold it"
     rows = len(kind["depths"])
@@ -36,6 +36,8 @@ def _draw(detail: dict[str, Any], kind: dict[str, Any]) -> Callable[[Axes, str],
     lengths, depths = detail["lengths"], kind["depths"]
     cells = {(cell["length"], cell["depth"]): cell for cell in kind["cells"] if cell["condition"] == "depth"}
 
+    whole = all(cell["found"] == int(cell["found"]) for cell in cells.values())
+
     def draw(axes: Axes, ink: str) -> None:
         rates = {place: cell["found"] / cell["n"] for place, cell in cells.items()}
         grid = [[rates[length, depth] for length in lengths] for depth in depths]
@@ -45,11 +47,10 @@ def _draw(detail: dict[str, Any], kind: dict[str, Any]) -> Callable[[Axes, str],
                 cell = cells[length, depth]
                 rate = rates[length, depth]
                 color = "#111111" if 0.15 < rate < 0.85 else "#ffffff"
-                whole = cell["found"] == int(cell["found"])
                 text = f"{cell['found']:.0f}/{cell['n']}" if whole else f"{rate:.0%}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
-                if cell["beyond"] or cell["sinks"]:
-                    _frame(axes, column, row, color, dotted=not cell["beyond"])
+                if 2 * (cell["beyond"] + cell["sinks"]) > cell["n"]:
+                    _frame(axes, column, row, color, dotted=cell["sinks"] > cell["beyond"])
         axes.set_xticks(range(len(lengths)), [tokens_text(length) for length in lengths])
         marks = [f"{depth:.0%}" for depth in depths] if kind["by_depth"] else ["all"]
         axes.set_yticks(range(len(depths)), marks)

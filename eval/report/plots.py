@@ -96,7 +96,7 @@ def _by_position(results: Results, measure: str, title: str, unit: str) -> Pictu
             index = names.index(name)
             curve = detail["curve"]
             axes.errorbar(
-                [(p["first"] * p["last"]) ** 0.5 * (1 + 0.02 * index) for p in curve],
+                [(max(p["first"], p["last"] / 2) * p["last"]) ** 0.5 * (1 + 0.02 * index) for p in curve],
                 [p["value"] for p in curve],
                 yerr=[p["stderr"] or 0 for p in curve],
                 label=name,
@@ -110,7 +110,7 @@ def _by_position(results: Results, measure: str, title: str, unit: str) -> Pictu
         for name, window in windows.items():
             axes.axvline(window, color=COLORS[names.index(name) % len(COLORS)], linewidth=1, linestyle=":")
         axes.set(xscale="log", xlabel="position in the context", ylabel=unit)
-        edges = [p["first"] for p in next(iter(details.values()))["curve"]]
+        edges = [p["first"] for p in next(iter(details.values()))["curve"][1:]]
         axes.set_xticks([*edges, longest], [tokens_text(edge) for edge in [*edges, longest]])
         axes.minorticks_off()
         values = [p["value"] for detail in details.values() for p in detail["curve"]]

@@ -88,7 +88,7 @@ def delta_text(row: Row, cell: Cell | None) -> str:
 def count_text(row: Row) -> str:
     """How many samples are behind the row: once where it is the same for all checkpoints, else in order."""
     cells = list(row.cells.values())
-    if cells[0].n_of.endswith("exact count"):
+    if _is_exact(cells[0]):
         return "exact count"
     counts = list(dict.fromkeys(cell.n for cell in cells))
     return f"n = {', '.join(map(str, counts))} {cells[0].n_of}"
@@ -108,6 +108,15 @@ def judge(row: Row, cell: Cell | None) -> Judgement:
     change, error = cell.delta, cell.delta_stderr
     if change is None and cell.ratio is not None:
         change, error = cell.ratio - 1, cell.ratio_stderr
-    if not change or (error is not None and abs(change) <= 2 * error):
+    if (
+        not change
+        or (error is None and not _is_exact(cell))
+        or (error is not None and abs(change) <= 2 * error)
+    ):
         return "same"
     return "better" if (change < 0) == (row.better == "lower") else "worse"
+
+
+def _is_exact(cell: Cell) -> bool:
+    """Whether a number has no error; one whose error is unknown, with a single sample, is not exact."""
+    return cell.n_of.endswith("exact count")

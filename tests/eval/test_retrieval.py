@@ -124,6 +124,18 @@ def test_a_random_model_answers_every_document(loaded_dense: Loaded, ask: Callab
     assert {sample["kind"] for sample in outcome.samples} == {"needle", "passkey"}
 
 
+def test_a_length_without_room_is_refused_before_the_first_answer(
+    loaded_dense: Loaded, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(document: Document) -> str:
+        raise AssertionError("answered")
+
+    pretend(monkeypatch, never)
+    section = NeedleSection(kinds=["needle", "linked-detail"], lengths=[400, 160], samples=1, controls=1)
+    with pytest.raises(EvalError, match="160 tokens have no room for the facts of 'linked-detail'"):
+        needle.run(ask(loaded_dense, section))
+
+
 def test_kinds_are_named_strictly_and_once(loaded_dense: Loaded) -> None:
     with pytest.raises(EvalError, match=r"needle.kinds.*unknown kind 'multikey': did you mean 'multi-key'"):
         parse_strict(Suite, {"needle": {"kinds": ["multikey"]}})
