@@ -27,7 +27,7 @@ def _list(entries: dict[str, str]) -> str:
     return "\n".join(f"  [bold]{name:<{width}}[/bold]  [dim]{text}[/dim]" for name, text in entries.items())
 
 
-HELP = f"""Make the KV cache of a checkpoint smaller: fewer KV heads, a sliding window, or both.
+HELP = f"""Make the KV cache of a checkpoint smaller: fewer KV heads, a sliding window, compressed tokens.
 
 Weights are streamed and no model is built, unless a calibration text runs through it, layer by layer. The
 result takes the most portable form that expresses it:
@@ -43,6 +43,7 @@ result takes the most portable form that expresses it:
   python -m convert meta-llama/Llama-2-7b-hf llama-gqa8 --kv-heads 8
   python -m convert meta-llama/Llama-2-7b-hf llama-gqa8 --kv-heads 8 --calibrate stories.txt
   python -m convert llama-gqa8 llama-window --window 4096 --sinks 4 --global-layers every:4
+  python -m convert meta-llama/Llama-2-7b-hf llama-int4 --cache int4
 """
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -66,6 +67,8 @@ def command(
     sinks: options.Sinks = 0,
     positions: options.Positions = "absolute",
     global_layers: options.GlobalLayers = "none",
+    cache: options.Cache = "full",
+    window_cache: options.WindowCache = "full",
     dtype: options.Dtype = None,
     max_shard_size: options.MaxShardSize = None,
     dry_run: options.DryRun = False,
@@ -92,6 +95,8 @@ def command(
         sinks=sinks,
         positions=positions,
         global_layers=global_layers,
+        cache=cache,
+        window_cache=window_cache,
         dtype=dtype,
         max_shard_size=max_shard_size,
         force=force,

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from convert.caches import POLICIES
 from convert.quantities import format_change, format_value
 from convert.request import Result
 
@@ -60,7 +61,7 @@ def build_card(result: Result, config: Mapping[str, Any], command: str) -> str:
             "| --- | ---: | ---: | --- |",
             *rows,
             "",
-            "Sizes of the cache are for one sequence, in the dtype of the weights.",
+            "Sizes of the cache are for one sequence, in the dtype of the weights unless compressed.",
             "",
             "## Load it",
             "",
@@ -160,4 +161,19 @@ def _facts(conversion: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
         )
     elif config.get("sliding_window") and "use_sliding_window" not in config:
         facts.append(f"- Sliding window: {config['sliding_window']} tokens in every layer")
+    if "cache" in conversion:
+        facts += _caches(conversion, config)
     return facts
+
+
+def _caches(conversion: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    window = config["attention_window"]
+    there = {"cache": window is None or window["global_layers"], "window_cache": window is not None}
+    titles = {"cache": "full attention", "window_cache": "a window"}
+    facts = []
+    for option, title in titles.items():
+        if there[option]:
+            spec = conversion[option]
+            summary = POLICIES[spec.partition(":")[0]].summary
+            facts.append(f"- Cache of layers with {title}: `{spec}`, {summary}")
+    return [*facts, "- A compressed cache is not exact; measure before use."]

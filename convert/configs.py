@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from convert.caches import KvCache
 from convert.families.family import Family
 from convert.families.forms import NativeWindow, Sibling
 from convert.window import Window
 
 REMOTE_MODULE = "headroom_windowed"
 FULL, NATIVE_WINDOW, WINDOWED_LAYER = "full_attention", "sliding_attention", "sinks_and_window"
+COMPRESSED_LAYER = "full_attention_compressed"
 SIBLING_FORMAT = "5.17.0"
 """``transformers_version`` of moved configs: transformers takes older Ministrals' tokenizers for broken."""
 
@@ -79,54 +81,45 @@ def own_class(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def per_layer(
-    family: Family, config: Mapping[str, Any], kv_heads: Sequence[int], window: Window | None
+def windowed(
+    family: Family,
+    config: Mapping[str, Any],
+    kv_heads: Sequence[int],
+    window: Window | None,
+    cache: KvCache,
 ) -> dict[str, Any]:
-    """Write KV heads that differ by layer, as transformers writes settings of single layers.
+    """Write what only the classes can do that travel with the checkpoint: sinks, heads by layer, compression.
 
     Args:
         family: Family of the source.
         config: The source's ``config.json``.
-        kv_heads: KV heads, layer by layer.
+        kv_heads: KV heads, layer by layer; where they differ, ``num_key_value_heads`` is the largest number.
         window: The window, or None.
-
-    Returns:
-        The config; ``num_key_value_heads`` is the largest number.
-    """
-    most = max(kv_heads)
-    counted = family.write_kv_heads(config, most)
-    if window is None:
-        written = own_class(family, counted) | {"attention_window": None}
-    else:
-        written = windowed(family, counted, window, len(kv_heads))
-    fewer = {str(layer): {"num_key_value_heads": n} for layer, n in enumerate(kv_heads) if n != most}
-    return written | {"per_layer_config": fewer}
-
-
-def windowed(family: Family, config: Mapping[str, Any], window: Window, layers: int) -> dict[str, Any]:
-    """Write a window with sinks, for the classes that travel with the checkpoint.
-
-    Args:
-        family: Family of the source.
-        config: The source's ``config.json``.
-        window: The window.
-        layers: Number of layers.
+        cache: How tokens are kept.
 
     Returns:
         The config.
     """
-    written = own_class(family, config)
-    written["attention_window"] = {
-        "size": window.size,
-        "sinks": window.sinks,
-        "positions": window.positions,
-        "global_layers": list(window.global_layers),
-    }
+    layers, most = len(kv_heads), max(kv_heads)
+    written = own_class(family, family.write_kv_heads(config, most)) | {"attention_window": None}
     if family.window is not None:
         written |= _native_window(family, family.window, config, layers)
-    # A kind of layer that transformers does not know: code that ignores model_type is refused instead of
-    # running densely. The windowed config classes drop it on reading and write it again on saving.
-    return written | {"layer_types": _layer_types(window, layers, WINDOWED_LAYER)}
+    # Kinds of layers that transformers does not know: code that ignores model_type is refused instead of
+    # running densely. The windowed config classes drop them on reading and write them again on saving.
+    if window is not None:
+        written["attention_window"] = {
+            "size": window.size,
+            "sinks": window.sinks,
+            "positions": window.positions,
+            "global_layers": list(window.global_layers),
+        }
+        written["layer_types"] = _layer_types(window, layers, WINDOWED_LAYER)
+    elif not cache.plain:
+        written["layer_types"] = [COMPRESSED_LAYER] * layers
+    if not cache.plain:
+        written["kv_cache"] = cache.to_config()
+    fewer = {str(layer): {"num_key_value_heads": n} for layer, n in enumerate(kv_heads) if n != most}
+    return written | ({"per_layer_config": fewer} if fewer else {})
 
 
 def _layer_types(window: Window, layers: int, bounded: str = NATIVE_WINDOW) -> list[str]:

@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
+from convert.caches import serving
 from convert.merging import METHODS
 from convert.treatment import DEFAULT_STEPS
 
+CACHE_HELP = "; ".join(f"[bold]{name}[/bold]: {policy.summary}" for name, policy in serving("global").items())
+WINDOW_CACHE_HELP = ", ".join(f"[bold]{name}[/bold]" for name in serving("window"))
 METHOD_HELP = "; ".join(f"[bold]{method.name}[/bold]: {method.summary}" for method in METHODS.values())
 
 Source = Annotated[
@@ -21,7 +24,7 @@ KvHeads = Annotated[
     str | None,
     typer.Option(
         metavar="N|auto:MEAN",
-        help="KV heads of the result; must divide the source's. Kept if only --window is given. "
+        help="KV heads of the result; must divide the source's. Default: as they are. "
         "auto:MEAN shares that many per layer out by what merging would lose.",
         show_default=False,
         rich_help_panel="Heads",
@@ -102,6 +105,22 @@ GlobalLayers = Annotated[
         metavar="SPEC",
         help="Layers that keep full attention: none, all, every:4, first:2,last:2 or 0,5,10.",
         rich_help_panel="Window",
+    ),
+]
+Cache = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICY[:SETTING=VALUE,...]",
+        help=f"How layers with full attention keep their tokens. {CACHE_HELP}.",
+        rich_help_panel="Cache",
+    ),
+]
+WindowCache = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICY[:SETTING=VALUE,...]",
+        help=f"The same for layers with a window: {WINDOW_CACHE_HELP}.",
+        rich_help_panel="Cache",
     ),
 ]
 Dtype = Annotated[

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from convert.attention import AttentionShape, check_tensors, read_shape
 from convert.carry import list_carried
+from convert.compression import check_caches, read_caches
 from convert.destination import check_destination, check_space
 from convert.errors import ConvertError, unknown
 from convert.families import find_family
@@ -22,7 +23,7 @@ from convert.provenance import build_provenance
 from convert.remote_code import find_package, flatten
 from convert.request import VERIFY_LEVELS, Request, Result
 from convert.source import Source, open_source
-from convert.tiers import Form, check_per_layer, choose_form
+from convert.tiers import Form, check_no_slide, check_own_class, choose_form
 from convert.treatment import Treatment, check_family, choose_treatment, unused
 from convert.weights.checkpoint import Weights, open_weights
 from convert.weights.dtypes import ELEMENT_BYTES, config_name, parse_dtype
@@ -62,8 +63,9 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
     treatment = choose_treatment(request)
     dtype = None if request.dtype is None else parse_dtype(request.dtype)
     shard_bytes = None if request.max_shard_size is None else parse_size(request.max_shard_size)
-    if request.kv_heads is None and request.window is None:
-        raise ConvertError("nothing to convert: give --kv-heads, --window or both")
+    kept = read_caches(request)
+    if request.kv_heads is None and request.window is None and kept.plain:
+        raise ConvertError("nothing to convert: give --kv-heads, --window, --cache or several")
     if request.verify not in VERIFY_LEVELS:
         raise unknown("verify", request.verify, VERIFY_LEVELS)
     source = open_source(request.source)
@@ -73,19 +75,22 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
     wanted = parse_kv_heads(request.kv_heads, shape.kv_heads)
     window = read_window(request, shape)
     check_positions(window, family, source.config, shape)
+    check_caches(request, kept, window, family, shape)
     weights = open_weights(source.folder)
     cache_dtype = check_tensors(family, source.config, shape, weights)
     notes = treatment.notes + check_family(treatment, family, source.config)
     job = _job(request, treatment, source, weights, family, shape, dtype)
     if isinstance(wanted, float):
-        check_per_layer(family, shape)
+        differ = f"kv_heads=auto: layers of {family.model_type} cannot differ in their KV heads"
+        check_own_class(family, differ)
+        check_no_slide(family, shape, "kv_heads=auto")
         job = replace(job, kv_heads=measure_and_allocate(job, wanted, progress or (lambda *_: None)))
     else:
         job = replace(job, kv_heads=(wanted,) * shape.layers)
     merged = set(job.kv_heads) != {shape.kv_heads}
-    form = choose_form(family, source.config, shape, job.kv_heads, window)
+    form = choose_form(family, source.config, shape, job.kv_heads, window, kept)
     job = replace(job, layout=form.layout)
-    if request.window is not None and window is None:
+    if request.window is not None and window is None and form.tier != "windowed":
         form = replace(form, reason="every layer is global, so no layer has a window")
     streams = treatment.streams and len(set(job.kv_heads)) == 1
     edits: dict[str, Edit] = {}
@@ -100,7 +105,7 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
     if dtype is not None:
         form.config["torch_dtype" if "torch_dtype" in form.config else "dtype"] = config_name(dtype)
     form.config["conversion"] = build_provenance(
-        request, treatment, source, weights.files, shape.kv_heads, job.kv_heads
+        request, treatment, source, weights.files, shape.kv_heads, job.kv_heads, kept
     )
     caches = (
         CacheShape(
@@ -111,7 +116,10 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
             shape.head_dim,
             ELEMENT_BYTES[dtype or cache_dtype],
             form.slots,
-            form.tier == "windowed",
+            # Without a window of ours a grouped class keeps what a cache of transformers keeps.
+            ours=form.tier == "windowed" and family.windowed,
+            sinks=0 if window is None else window.sinks,
+            kept=kept,
         ),
     )
     result = build_result(request, form, weights, files, caches, notes if merged else unused(request))

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convert.caches import KvCache
 from convert.json_file import dump_json
 from convert.layerwise.job import Calibration
 from convert.request import Request
@@ -51,6 +52,7 @@ def build_provenance(
     files: Iterable[WeightFile],
     source_heads: int,
     kv_heads: tuple[int, ...],
+    kept: KvCache,
 ) -> dict[str, Any]:
     """Build the provenance of a result.
 
@@ -61,9 +63,11 @@ def build_provenance(
         files: The source's weight files.
         source_heads: KV heads of the source.
         kv_heads: KV heads of the result, layer by layer.
+        kept: How the result keeps its tokens.
 
     Returns:
-        A JSON object; ``merge``, ``grouping`` and ``seed`` only if heads were merged.
+        A JSON object; ``merge``, ``grouping`` and ``seed`` only if heads were merged, ``cache`` and
+        ``window_cache`` only if tokens are compressed.
     """
     after = kv_heads[0] if len(set(kv_heads)) == 1 else list(kv_heads)
     provenance: dict[str, Any] = {
@@ -78,6 +82,8 @@ def build_provenance(
     }
     if after != source_heads:
         provenance |= {"merge": treatment.method.name, "grouping": request.group, "seed": request.seed}
+    if not kept.plain:
+        provenance |= {"cache": kept.global_layers.spec, "window_cache": kept.window_layers.spec}
     return provenance
 
 

@@ -31,6 +31,9 @@ class Request:
         positions: How far away sinks look: ``absolute``, as far as they are; ``cache``, never farther than in
             a cache that has just filled.
         global_layers: Layers with no window: ``none``, ``all``, ``every:4``, ``first:2,last:2``, ``0,5,10``.
+        cache: How layers with full attention keep their tokens: a policy of ``convert.caches`` with settings,
+            such as ``int4`` or ``int4:residual=64``. ``full`` keeps them as they are.
+        window_cache: The same for layers with a window.
         dtype: Floating type of the result, such as ``bfloat16``. None keeps each tensor's own.
         max_shard_size: Largest weight file, bytes or text such as ``5GB``. None keeps the source's files.
         force: Replace a checkpoint that is already at ``destination``.
@@ -58,6 +61,8 @@ class Request:
     sinks: int = 0
     positions: str = "absolute"
     global_layers: str = "none"
+    cache: str = "full"
+    window_cache: str = "full"
     dtype: str | None = None
     max_shard_size: int | str | None = None
     force: bool = False

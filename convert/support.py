@@ -1,9 +1,23 @@
-"""What each family can become, as ``--help`` and the README show it."""
+"""What each family can become and how tokens can be kept, as ``--help`` and the README show it."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from convert.caches import POLICIES
 from convert.families import FAMILIES
 from convert.families.family import Family
 
 HEADER = "| family | fewer KV heads | window, no sinks | window + sinks |"
+
+CACHE_HEADER = "| `--cache` | what stays of a token | layers | settings and their defaults |"
+
+
+def cache_table() -> list[str]:
+    """Write the README's table of cache policies: one line of Markdown each, below ``CACHE_HEADER``."""
+    return [
+        f"| `{name}` | {policy.summary} | {' and '.join(policy.kinds)} | {_settings(policy.defaults)} |"
+        for name, policy in POLICIES.items()
+    ]
 
 
 def family_table() -> list[str]:
@@ -22,6 +36,11 @@ def family_notes() -> dict[str, str]:
         parts = (family.note if family.grouped else fewer, "" if family.grouped else family.note)
         notes[name] = "; ".join(part for part in parts if part)
     return notes
+
+
+def _settings(defaults: Mapping[str, Any]) -> str:
+    told = (name if value is None else f"{name}={value}" for name, value in defaults.items())
+    return ", ".join(f"`{each}`" for each in told) or "none"
 
 
 def _plain_window(family: Family) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert.attention import AttentionShape
-from convert.configs import native_window, own_class, per_layer, sibling_window, windowed
+from convert.caches import PLAIN, KvCache
+from convert.configs import native_window, own_class, sibling_window, windowed
 from convert.errors import ConvertError
 from convert.families import FAMILIES
 from convert.families.family import Family
@@ -37,22 +38,31 @@ class Form:
     dropped: tuple[str, ...] = ()
 
 
-def check_per_layer(family: Family, shape: AttentionShape) -> None:
-    """Check that layers may differ in their KV heads.
+def check_own_class(family: Family, wish: str) -> None:
+    """Check that there is a class of ours for what no class of transformers can do.
+
+    Args:
+        family: Family of the source.
+        wish: The option, and in words what the family then cannot do.
 
     Raises:
-        ConvertError: no class of the family can express it.
+        ConvertError: there is none.
     """
     if not family.windowed:
         able = _names(other.model_type for other in FAMILIES.values() if other.windowed)
-        raise ConvertError(
-            f"kv_heads=auto: layers of {family.model_type} cannot differ in their KV heads, neither natively "
-            f"nor in a class of ours; those of {able} can"
-        )
+        raise ConvertError(f"{wish}, neither natively nor in a class of ours; those of {able} can")
+
+
+def check_no_slide(family: Family, shape: AttentionShape, option: str) -> None:
+    """Check that no layer of the source slides, where the class of ours for the result would not.
+
+    Raises:
+        ConvertError: a layer does.
+    """
     if any(own is not None for own in shape.windows):
         raise ConvertError(
-            f"kv_heads=auto: this {family.model_type} has a sliding window of its own, which the class for "
-            "layers that differ in their KV heads does not have"
+            f"{option}: this {family.model_type} has a sliding window of its own, which the class for it "
+            "does not have"
         )
 
 
@@ -62,6 +72,7 @@ def choose_form(
     shape: AttentionShape,
     kv_heads: tuple[int, ...],
     window: Window | None,
+    cache: KvCache,
 ) -> Form:
     """Choose the most portable tier that expresses a request and write the config for it.
 
@@ -71,6 +82,7 @@ def choose_form(
         shape: Its attention shape.
         kv_heads: KV heads of the result, layer by layer.
         window: Checked window, or None.
+        cache: How the result keeps its tokens.
 
     Returns:
         Tier, reason and config.
@@ -82,10 +94,14 @@ def choose_form(
     # The code a source ships is not carried over, so its auto_map must go too.
     kept = {key: value for key, value in config.items() if key not in ("auto_map", "_name_or_path")}
     if len(set(kv_heads)) > 1:
-        return _per_layer(family, kept, shape, kv_heads, window)
-    count = kv_heads[0]
+        reason = f"the layers of a native {family.model_type} cannot differ in their KV heads"
+        return _windowed(family, kept, shape, kv_heads, window, cache, reason)
+    if not cache.plain:
+        reason = "transformers keeps every token as it is"
+        return _windowed(family, kept, shape, kv_heads, window, cache, reason)
     if window is not None:
-        return _choose_window(family, kept, shape, count, window)
+        return _choose_window(family, kept, shape, kv_heads, window)
+    count = kv_heads[0]
     if count == shape.kv_heads:
         kept = family.write_kv_heads(kept, count) if family.grouped else kept
         return Form("native-gqa", "heads and attention are the source's", kept, shape.windows, family.layout)
@@ -105,23 +121,28 @@ def choose_form(
     )
 
 
-def _per_layer(
+def _windowed(
     family: Family,
     config: dict[str, Any],
     shape: AttentionShape,
     kv_heads: tuple[int, ...],
     window: Window | None,
+    cache: KvCache,
+    reason: str,
 ) -> Form:
-    reason = f"the layers of a native {family.model_type} cannot differ in their KV heads"
     slots = shape.windows if window is None else window.slots(shape.layers)
-    written = per_layer(family, config, kv_heads, window)
+    written = windowed(family, config, kv_heads, window, cache)
     return Form("windowed", reason, written, slots, family.layout)
 
 
 def _choose_window(
-    family: Family, config: dict[str, Any], shape: AttentionShape, kv_heads: int, window: Window
+    family: Family,
+    config: dict[str, Any],
+    shape: AttentionShape,
+    kv_heads: tuple[int, ...],
+    window: Window,
 ) -> Form:
-    config = family.write_kv_heads(config, kv_heads) if family.grouped else config
+    config = family.write_kv_heads(config, kv_heads[0]) if family.grouped else config
     slots = window.slots(shape.layers)
     obstacle = _obstacle(family, shape, window)
     native, sibling = family.window, family.sibling
@@ -142,8 +163,7 @@ def _choose_window(
             f"window={window.size}, sinks={window.sinks}: {obstacle}, and there is no windowed class for "
             f"{family.model_type}; there are for {able}"
         )
-    written = windowed(family, config, window, shape.layers)
-    return Form("windowed", obstacle or "", written, slots, family.layout)
+    return _windowed(family, config, shape, kv_heads, window, PLAIN, obstacle or "")
 
 
 def _obstacle(family: Family, shape: AttentionShape, window: Window) -> str | None:

@@ -111,14 +111,18 @@ def find_checkpoint(name: str, path: str | Path) -> Checkpoint:
             "attention_window": window,
             "window": shape.window,
             "windowed_layers": shape.windowed_layers,
+            "kv_cache": getattr(text_config, "kv_cache", None),
         },
     )
     dtype = DTYPES.get(stored, torch.float32)
     return Checkpoint(name, folder, record, shape, dtype, shape.window, allowed)
 
 
-def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Loaded:
+def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, weights: bool = True) -> Loaded:
     """Load weights and tokenizer for measuring.
+
+    Args:
+        weights: Without them ``model`` is None, for an engine that loads the folder itself.
 
     Raises:
         EvalError: transformers could not load one of them; its reason in one line.
@@ -126,14 +130,16 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Lo
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype)
+        model: Any = None
+        if weights:
+            model = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype)
+            model = model.to(device).eval()
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
     except (*_LOAD_ERRORS, SafetensorError) as error:
         raise EvalError(f"checkpoint {checkpoint.name!r} does not load: {one_line(error)}") from None
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-    model = model.to(device).eval()
     bos = tokenizer.bos_token_id
     return Loaded(checkpoint, model, tokenizer, device, dtype, [] if bos is None else [bos])
 

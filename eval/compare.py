@@ -1,25 +1,37 @@
 """From outcomes of single checkpoints to a table with differences from the baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eval.results import Cell, Metric, Outcome, Row
-from eval.stats import mean, paired_error, standard_error
+from eval.stats import mcnemar, mean, paired_error, paired_interval, standard_error
 
 
-def rows_of(outcomes: dict[str, dict[str, Outcome]], names: Sequence[str]) -> list[Row]:
+def rows_of(outcomes: Mapping[str, Mapping[str, Outcome]], names: Sequence[str], seed: int = 0) -> list[Row]:
     """One row per metric key, in the order of the measures and of first appearance.
 
     Args:
-        outcomes: By measure and checkpoint name.
+        outcomes: By measure and checkpoint name; a checkpoint that was not measured is absent.
         names: Checkpoints in order; the first is the baseline.
+        seed: For resampling.
     """
     rows = []
     for measure, by_name in outcomes.items():
-        metrics = {name: {metric.key: metric for metric in by_name[name].metrics} for name in names}
-        base = metrics[names[0]]
-        for key in dict.fromkeys(key for name in names for key in metrics[name]):
-            found = {name: metrics[name][key] for name in names if key in metrics[name]}
+        metrics = {
+            name: {metric.key: metric for metric in by_name[name].metrics}
+            for name in names
+            if name in by_name
+        }
+        base = metrics.get(names[0], {})
+        for key in dict.fromkeys(key for found in metrics.values() for key in found):
+            found = {name: its[key] for name, its in metrics.items() if key in its}
             first = next(iter(found.values()))
+            cells = {}
+            for name, metric in found.items():
+                other = None if name == names[0] else base.get(key) or _same_part(metric, base)
+                paired = names[0] in by_name and by_name[name].read == by_name[names[0]].read
+                cells[name] = _cell(metric, other, paired, seed)
+                if by_name[name].samples:
+                    cells[name].samples = f"samples/{name}/{measure}.jsonl"
             rows.append(
                 Row(
                     measure=measure,
@@ -28,40 +40,24 @@ def rows_of(outcomes: dict[str, dict[str, Outcome]], names: Sequence[str]) -> li
                     unit=first.unit,
                     better=first.better,
                     headline=first.headline,
-                    cells={
-                        name: _cell(
-                            metric,
-                            None if name == names[0] else base.get(key) or _same_part(metric, base),
-                            paired=by_name[name].read == by_name[names[0]].read,
-                        )
-                        for name, metric in found.items()
-                    },
+                    cells=cells,
                 )
             )
     return rows
 
 
-def _same_part(metric: Metric, base: dict[str, Metric]) -> Metric | None:
+def _same_part(metric: Metric, base: Mapping[str, Metric]) -> Metric | None:
     """What the baseline has on the samples of a metric that is part of another."""
     whole = None if metric.part_of is None else base.get(metric.part_of)
-    if (
-        whole is None
-        or whole.per_sample is None
-        or not metric.part
-        or max(metric.part) >= len(whole.per_sample)
-    ):
+    if whole is None or not whole.per_sample or not metric.part or max(metric.part) >= len(whole.per_sample):
         return None
     values = [whole.per_sample[sample] for sample in metric.part]
-    changed = {
-        "value": mean(values),
-        "stderr": standard_error(values),
-        "per_sample": values,
-        "n": len(values),
-    }
-    return whole.model_copy(update=changed)
+    return whole.model_copy(
+        update={"value": mean(values), "stderr": standard_error(values), "per_sample": values}
+    )
 
 
-def _cell(metric: Metric, baseline: Metric | None, paired: bool) -> Cell:
+def _cell(metric: Metric, baseline: Metric | None, paired: bool, seed: int) -> Cell:
     """The metric, with its difference from the baseline's where there is one."""
     cell = Cell(
         value=metric.value, stderr=metric.stderr, interval=metric.interval, n=metric.n, n_of=metric.n_of
@@ -74,7 +70,10 @@ def _cell(metric: Metric, baseline: Metric | None, paired: bool) -> Cell:
     cell.delta = metric.value - baseline.value
     cell.ratio = metric.value / baseline.value if baseline.value else None
     if paired and metric.per_sample and baseline.per_sample:
-        cell.delta_stderr = paired_error(metric.per_sample, baseline.per_sample)
+        pair = (metric.per_sample, baseline.per_sample)
+        cell.delta_stderr = paired_error(*pair)
+        cell.delta_interval = paired_interval(*pair, seed)
+        cell.p_value = mcnemar(*pair)
     elif metric.stderr is not None and baseline.stderr is not None:
         cell.delta_stderr = (metric.stderr**2 + baseline.stderr**2) ** 0.5
     return cell

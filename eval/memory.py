@@ -1,34 +1,37 @@
 """Bytes of a key/value cache: by arithmetic from the config, and counted in a live cache."""
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-LayerKind = Literal["full", "sliding", "ring"]
+from patches.cache.policies import KvCache
+from patches.cache.policies.policy import Choice, Place, Tokens
+from patches.config import WindowedConfigMixin
+from patches.policy import WindowPolicy
 
 
 @dataclass(frozen=True)
 class LayerCache:
-    """What one layer remembers: everything, or ``sinks`` first and ``window`` last tokens."""
+    """What one layer remembers.
 
-    kind: LayerKind
-    window: int = 0
-    sinks: int = 0
+    Attributes:
+        place: Where it stands; its window, if it has one.
+        choice: How a class of ours keeps its tokens; None: the layer is one of transformers.
+    """
 
-    @property
-    def slots(self) -> int:
-        """Tokens that a layer with a window holds at most."""
-        return self.window + self.sinks
+    place: Place
+    choice: Choice | None = None
 
-    def tokens(self, length: int) -> int:
-        """Tokens whose storage the layer holds once ``length`` tokens have been seen, the last ones by
-        decoding.
+    def nbytes(self, tokens: int, kv_heads: int, head_dim: int, element_bytes: int) -> int:
+        """Bytes of one sequence once ``tokens`` have been seen, the last ones by decoding.
 
-        A ring is allocated once, whatever the length. transformers' sliding layer joins the new token to the
-        ``window - 1`` it kept, and the storage of that join stays: ``window`` tokens.
+        transformers' sliding layer joins the new token to the ``window - 1`` it kept, and the storage of that
+        join stays: ``window`` tokens.
         """
-        if self.kind == "full":
-            return length
-        return self.slots if self.kind == "ring" else min(length, self.slots)
+        if self.choice is not None:
+            return self.choice.nbytes(Tokens(tokens, kv_heads, head_dim, element_bytes, self.place))
+        held = tokens if self.place.window is None else min(tokens, self.place.window)
+        return 2 * held * kv_heads * head_dim * element_bytes
 
 
 @dataclass(frozen=True)
@@ -40,63 +43,73 @@ class CacheShape:
         why).
         kv_heads: KV heads of every layer.
         window: Tokens that the narrowest windowed layer sees, its own included; None for a dense model.
-        sinks: First tokens that the windowed layers see as well.
     """
 
     layers: tuple[LayerCache, ...] | None
     kv_heads: tuple[int, ...]
     head_dim: int
     window: int | None
-    sinks: int = 0
     reason: str = ""
 
     @property
+    def sinks(self) -> int:
+        """First tokens that the windowed layers see as well."""
+        return max((layer.place.sinks for layer in self.layers or ()), default=0)
+
+    @property
     def windowed_layers(self) -> int:
-        """Layers that do not keep the whole sequence."""
-        return sum(layer.kind != "full" for layer in self.layers or ())
+        """Layers that do not see the whole sequence."""
+        return sum(layer.place.window is not None for layer in self.layers or ())
 
     def kv_bytes(self, length: int, element_bytes: int, batch: int = 1) -> int | None:
         """Bytes for ``batch`` sequences of ``length`` tokens; None where ``layers`` is None.
+
+        Raises:
+            PolicyError: a budget of ``kv_cache`` has no room for what it must hold.
 
         Holds: equals what the live cache holds (tests/eval/test_memory.py).
         """
         if self.layers is None:
             return None
-        rows = sum(
-            layer.tokens(length) * heads for layer, heads in zip(self.layers, self.kv_heads, strict=True)
+        return batch * sum(
+            layer.nbytes(length, heads, self.head_dim, element_bytes)
+            for layer, heads in zip(self.layers, self.kv_heads, strict=True)
         )
-        return 2 * batch * rows * self.head_dim * element_bytes
 
 
 def cache_shape(config: Any) -> CacheShape:
-    """Read the layers' caches from a config: ``attention_window`` first, then transformers' keys."""
+    """Read the layers' caches from a config: those of a class of ours first, then transformers' keys."""
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     count = config.num_hidden_layers
     each = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config] * count
     kv_heads = tuple(getattr(layer, "num_key_value_heads", None) or heads for layer in each)
-    layers: list[LayerCache] = []
     window = getattr(config, "attention_window", None)
-    if getattr(config, "kv_cache", None):
-        size, sinks = (window["size"], window.get("sinks", 0)) if window else (None, 0)
-        reason = "compressed caches are measured, not predicted"
-        return CacheShape(None, kv_heads, head_dim, size, sinks, reason)
-    if window:
-        ring = LayerCache("ring", window["size"], window.get("sinks", 0))
-        dense = set(window.get("global_layers") or ())
-        layers = [LayerCache("full") if index in dense else ring for index in range(count)]
-        return CacheShape(tuple(layers), kv_heads, head_dim, ring.window, ring.sinks)
+    if window or isinstance(config, WindowedConfigMixin):
+        policy = WindowPolicy.from_config(window, count) if window else WindowPolicy.without_window(count)
+        kept = KvCache.from_config(getattr(config, "kv_cache", None))
+        places = _places([policy.window_of(layer) for layer in range(count)], policy.sinks)
+        layers = tuple(LayerCache(place, kept.of(place.window)) for place in places)
+        return CacheShape(layers, kv_heads, head_dim, policy.size)
     sliding = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)
     types = types or ["sliding_attention" if sliding else "full_attention"] * count
     unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
     if unknown:
         return CacheShape(
-            None, kv_heads, head_dim, None, reason=f"layers of type {', '.join(unknown)} are not predicted"
+            None, kv_heads, head_dim, None, f"layers of type {', '.join(unknown)} are not predicted"
         )
-    windowed = LayerCache("sliding", int(sliding or 0))
-    layers = [windowed if kind == "sliding_attention" else LayerCache("full") for kind in types]
-    return CacheShape(tuple(layers), kv_heads, head_dim, sliding if windowed in layers else None)
+    windows = [int(sliding or 0) if kind == "sliding_attention" else None for kind in types]
+    narrowest = sliding if "sliding_attention" in types else None
+    return CacheShape(tuple(map(LayerCache, _places(windows, 0))), kv_heads, head_dim, narrowest)
+
+
+def _places(windows: list[int | None], sinks: int) -> list[Place]:
+    alike = Counter(window is None for window in windows)
+    return [
+        Place(layer, window, 0 if window is None else sinks, alike[window is None])
+        for layer, window in enumerate(windows)
+    ]
 
 
 def held_bytes(cache: Any) -> int:

@@ -1,4 +1,4 @@
-"""What an evaluation returns and writes: ``results.json``, schema version 1.
+"""What an evaluation returns and writes: ``results.json``, schema version 2 (``docs/results.md``).
 
 ``rows`` is the table: one row per number, one cell per checkpoint. ``details`` is what the pictures are drawn
 from, by measure and checkpoint. Single samples lie beside it in ``samples/NAME/MEASURE.jsonl``.
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 Better = Literal["lower", "higher", "neither"]
 
 
@@ -67,9 +67,20 @@ class Outcome(Record):
 
 
 class Cell(Record):
-    """One number in the table. ``delta`` is value minus baseline, ``ratio`` value over baseline.
+    """One number in the table.
 
-    Speeds have a ratio only, from runs in turns with the baseline.
+    Attributes:
+        value: The number; None where it could not be measured.
+        stderr: Its standard error.
+        interval: Its 95% interval, for rates.
+        n: Independent samples behind it, counted in ``n_of``.
+        delta: Value minus the baseline's; speeds have a ratio only, from runs in turns with the baseline.
+        delta_stderr: Its standard error, over the same samples where they pair up.
+        delta_interval: Its 95% interval by the paired bootstrap.
+        p_value: Of the difference by McNemar's exact test, where samples are right or wrong.
+        ratio: Value over the baseline's.
+        ratio_stderr: Its standard error.
+        samples: File with the samples behind it, relative to ``results.json``; empty if there are none.
     """
 
     value: float | None
@@ -79,8 +90,11 @@ class Cell(Record):
     n_of: str
     delta: float | None = None
     delta_stderr: float | None = None
+    delta_interval: tuple[float, float] | None = None
+    p_value: float | None = None
     ratio: float | None = None
     ratio_stderr: float | None = None
+    samples: str = ""
 
 
 class Row(Record):
@@ -95,9 +109,31 @@ class Row(Record):
     cells: dict[str, Cell]
 
 
+class GateOutcome(Record):
+    """One condition held against one checkpoint.
+
+    Attributes:
+        gate: As it was written.
+        checkpoint: Its name.
+        key: Of the row.
+        value: What was measured; None where nothing was.
+        limit: What it was held against; None where the baseline has no value.
+        passed: Whether it holds; False where there is nothing to hold.
+        close: Whether value and limit are within two standard errors, so that another sample of the same size
+            could decide otherwise; None for exact numbers.
+    """
+
+    gate: str
+    checkpoint: str
+    key: str
+    value: float | None
+    limit: float | None
+    passed: bool
+    close: bool | None
+
+
 class CheckpointRecord(Record):
-    """Which checkpoint was measured. ``digest`` covers config and weights, ``tokenizer_digest`` the "
-    "tokenizer."""
+    """Which checkpoint was measured; ``digest`` covers config and weights."""
 
     name: str
     path: str
@@ -108,9 +144,12 @@ class CheckpointRecord(Record):
 
 
 class Results(Record):
-    """The whole of ``results.json``. The first checkpoint is the baseline."""
+    """The whole of ``results.json``. The first checkpoint is the baseline.
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    ``missing`` names what an evaluation that was stopped has not measured, as ``NAME: MEASURE``.
+    """
+
+    schema_version: Literal[2] = SCHEMA_VERSION
     command: str
     date: str
     environment: dict[str, Any]
@@ -122,6 +161,8 @@ class Results(Record):
     rows: list[Row]
     details: dict[str, dict[str, dict[str, Any]]]
     warnings: list[str]
+    gates: list[GateOutcome] = Field(default_factory=list)
+    missing: list[str] = Field(default_factory=list)
     wall_s: dict[str, dict[str, float]]
 
     def cell(self, key: str, name: str) -> Cell | None:

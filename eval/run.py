@@ -1,22 +1,22 @@
 """Measure checkpoints side by side and write what was found: the room's front door for Python."""
 
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from eval.checkpoint import Checkpoint, Loaded, find_checkpoint, load, pick_device, pick_dtype
-from eval.compare import rows_of
 from eval.environment import environment
 from eval.errors import EvalError
+from eval.gate import Gate, hold_gates, read_gates
 from eval.measures import MEASURES
 from eval.measures.base import Ask, Measure
 from eval.names import check_names
+from eval.parallel import Peers, join_peers
 from eval.progress import Reporter
-from eval.report.write import write_report
+from eval.record import Outcomes, results_of
+from eval.report.write import write_results
 from eval.results import Outcome, Results
 from eval.sections import Section
 from eval.store import Store, measurement_key, write_text
@@ -35,11 +35,14 @@ def evaluate(
     batch_size: int | None = None,
     command: str = "eval.run.evaluate",
     reporter: Reporter | None = None,
+    gate: str | None = None,
 ) -> Results:
     """Run a suite on checkpoints and write ``results.json``, ``report.md``, ``report.html`` and ``samples/``.
 
     What was measured before in the same ``output``, from the same weights, text and settings, is read back
-    from ``output/measurements`` instead of being measured again.
+    from ``output/measurements`` instead of being measured again. An evaluation that is stopped leaves a
+    report of what it has, and says what is missing. Of processes launched together (``accelerate launch``),
+    all run their share of the lm-eval tasks; the main one alone measures the rest and writes.
 
     Args:
         checkpoints: Names and folders; the first is the baseline.
@@ -50,6 +53,7 @@ def evaluate(
         batch_size: Sequences at a time; chosen by length when not given.
         command: Noted in the results, so that a reader can repeat them.
         reporter: Where progress goes; nowhere when not given.
+        gate: Conditions that ``Results.gates`` tells of (:mod:`eval.gate`).
 
     Raises:
         EvalError: a checkpoint does not load or cannot be measured as asked, an unknown name, an unusable
@@ -58,24 +62,58 @@ def evaluate(
     check_names([name for name, _ in checkpoints])
     if not suite.sections():
         raise EvalError(f"suite {suite.name!r} measures nothing: give it one of {', '.join(MEASURES)}")
-    where = pick_device(device)
+    gates = read_gates(gate) if gate else []
+    peers = join_peers(device)
+    where = pick_device(device) if peers.accelerator is None else peers.accelerator.device
     text = read_text(suite.text, suite.text_start)
+    folder = Path(output)
+    found = peers.from_main(lambda: _prepare(checkpoints, suite, folder))
+    reporter = reporter if reporter is not None and peers.main else Reporter(None)
+    bench = _Bench(found, suite, text, where, dtype, batch_size, Store(folder), reporter, peers)
+    surroundings = environment(where, dtype)
+    outcomes: Outcomes = {name: {} for name in suite.sections()}
+
+    def results() -> Results:
+        return results_of(found, suite, text, outcomes, command, surroundings)
+
+    try:
+        for measure, name, outcome in bench.measure_all():
+            outcomes[measure][name] = outcome
+    except BaseException:
+        if peers.main and (partial := results()).rows:
+            write_results(partial, folder)
+        raise
+    return peers.from_main(lambda: finish(results(), gates, folder))
+
+
+def _prepare(checkpoints: Sequence[tuple[str, str | Path]], suite: Suite, folder: Path) -> list[Checkpoint]:
+    """Find the checkpoints, and refuse what cannot be measured or written before anything is loaded."""
     found = [find_checkpoint(name, path) for name, path in checkpoints]
     for checkpoint in found:
         for name, section in suite.sections().items():
             MEASURES[name].check(checkpoint, section)
-    folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "measurements" / ".writable", "")
         (folder / "measurements" / ".writable").unlink()
     except OSError as error:
-        raise EvalError(f"output {str(output)!r} cannot be written: {error.strerror}") from None
-    bench = _Bench(found, suite, text, where, dtype, batch_size, Store(folder), reporter or Reporter(None))
-    outcomes = bench.measure_all()
-    results = _results(found, suite, text, outcomes, command, environment(where, dtype))
-    write_text(folder / "results.json", results.model_dump_json(indent=1))
-    write_report(results, folder)
+        raise EvalError(f"output {str(folder)!r} cannot be written: {error.strerror}") from None
+    return found
+
+
+def finish(results: Results, gates: Sequence[Gate], folder: Path) -> Results:
+    """Hold the gates and write everything; returns the results with what the gates said.
+
+    Raises:
+        EvalError: a gate names what was not measured; all else is written.
+    """
+    names = [checkpoint.name for checkpoint in results.checkpoints]
+    try:
+        if gates:
+            held = hold_gates(gates, results.rows, names)
+            results = results.model_copy(update={"gates": held})
+    finally:
+        write_results(results, folder)
     return results
 
 
@@ -92,21 +130,28 @@ class _Bench:
         batch_size: int | None,
         store: Store,
         reporter: Reporter,
+        peers: Peers,
     ) -> None:
         self.checkpoints, self.suite, self.text = checkpoints, suite, text
         self.device, self.dtype, self.batch_size = device, dtype, batch_size
-        self.store, self.reporter = store, reporter
+        self.store, self.reporter, self.peers = store, reporter, peers
         self.loaded: dict[str, Loaded] = {}
 
-    def measure_all(self) -> dict[str, dict[str, Outcome]]:
-        """Outcomes by measure and checkpoint name."""
-        outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in self.suite.sections()}
-        baseline = self.checkpoints[0]
-        for checkpoint in self.checkpoints:
+    def measure_all(self) -> Iterator[tuple[str, str, Outcome]]:
+        """Measure, checkpoint name and outcome, one after the other."""
+        baseline, took = self.checkpoints[0], dict.fromkeys(self.suite.sections(), 0.0)
+        for index, checkpoint in enumerate(self.checkpoints):
             for name, section in self.suite.sections().items():
-                outcomes[name][checkpoint.name] = self._measure(MEASURES[name], section, checkpoint)
+                outcome = self._measure(MEASURES[name], section, checkpoint)
+                took[name] = max(took[name], outcome.wall_s)
+                yield name, checkpoint.name, outcome
             self.loaded = {name: value for name, value in self.loaded.items() if name == baseline.name}
-        return outcomes
+            left = len(self.checkpoints) - index - 1
+            if left:
+                # Every other checkpoint is taken to be as slow as the slowest so far.
+                self.reporter.line(
+                    f"{left} of {len(self.checkpoints)} left, {_about(left * sum(took.values()))}"
+                )
 
     def _measure(self, measure: Measure, section: Section, checkpoint: Checkpoint) -> Outcome:
         baseline = self.checkpoints[0]
@@ -115,70 +160,57 @@ class _Bench:
         alone = checkpoint is baseline or not measure.uses_baseline
         key = measurement_key(
             measure=measure.name,
-            section=section.model_dump(mode="json"),
+            section=section.model_dump(mode="json") | measure.inputs(section),
             checkpoint=[checkpoint.record.digest, checkpoint.record.tokenizer_digest],
             baseline=None if alone else [baseline.record.digest, baseline.record.tokenizer_digest],
             text=self.text.digest if measure.uses_text else None,
             seed=self.suite.seed,
-            device=str(self.device),
+            device=self.device.type,
             dtype=self.dtype,
             threads=torch.get_num_threads() if measure.name == "speed" else None,
         )
-        stored = self.store.get(checkpoint.name, measure.name, key)
+        stored = self.peers.from_main(lambda: self.store.get(checkpoint.name, measure.name, key))
         if stored is not None:
             self.reporter.line(f"{checkpoint.name}: {measure.name}: measured before")
             return stored
-        label = f"{checkpoint.name}: {measure.name}"
-        subject = self._load(checkpoint)
-        other = None if alone else self._load(baseline)
-        start = time.perf_counter()
-        torch.manual_seed(self.suite.seed)
-        with self.reporter.step(label, measure.work(section)) as tick:
-            ask = Ask(subject, other, section, self.text, self.suite.seed, self.batch_size, tick)
-            outcome = measure.run(ask)
-        outcome.wall_s = round(time.perf_counter() - start, 3)
-        self.store.put(checkpoint.name, measure.name, key, outcome)
+
+        def make() -> Outcome:
+            return self._run(measure, section, checkpoint, None if alone else baseline)
+
+        if measure.split:
+            share = make()
+            outcome = self.peers.from_main(lambda: share)
+        else:
+            outcome = self.peers.from_main(make)
+        if self.peers.main:
+            self.store.put(checkpoint.name, measure.name, key, outcome)
         return outcome
 
-    def _load(self, checkpoint: Checkpoint) -> Loaded:
+    def _run(
+        self, measure: Measure, section: Section, checkpoint: Checkpoint, baseline: Checkpoint | None
+    ) -> Outcome:
+        """Load what the measure needs, and measure; ``baseline`` only for a measure that looks at it."""
+        subject = self._load(checkpoint, measure.loads(section))
+        other = None if baseline is None else self._load(baseline, weights=True)
+        start = time.perf_counter()
+        torch.manual_seed(self.suite.seed)
+        with self.reporter.step(f"{checkpoint.name}: {measure.name}", measure.work(section)) as tick:
+            ask = Ask(subject, other, section, self.text, self.suite.seed, self.batch_size, tick, self.peers)
+            outcome = measure.run(ask)
+        outcome.wall_s = round(time.perf_counter() - start, 3)
+        return outcome
+
+    def _load(self, checkpoint: Checkpoint, weights: bool) -> Loaded:
+        """The checkpoint in memory. An engine that loads the folder itself needs the room of all others."""
+        dtype = pick_dtype(self.dtype, self.device, checkpoint)
+        if not weights:
+            self.loaded.clear()
+            return load(checkpoint, self.device, dtype, weights=False)
         if checkpoint.name not in self.loaded:
-            dtype = pick_dtype(self.dtype, self.device, checkpoint)
             self.loaded[checkpoint.name] = load(checkpoint, self.device, dtype)
         return self.loaded[checkpoint.name]
 
 
-def _results(
-    checkpoints: list[Checkpoint],
-    suite: Suite,
-    text: TextSource,
-    outcomes: dict[str, dict[str, Outcome]],
-    command: str,
-    surroundings: dict[str, Any],
-) -> Results:
-    """Put the outcomes into one record."""
-    warnings = [
-        line for by_name in outcomes.values() for outcome in by_name.values() for line in outcome.warnings
-    ]
-    if text.synthetic and any(MEASURES[name].uses_text for name in outcomes):
-        warnings.append("measured on the built-in synthetic text: give --text FILE for numbers worth quoting")
-    if len({checkpoint.record.tokenizer_digest for checkpoint in checkpoints}) > 1:
-        warnings.append(
-            "the checkpoints' tokenizer files differ: if they cut text differently, samples do not pair up"
-        )
-    return Results(
-        command=command,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=surroundings,
-        seed=suite.seed,
-        suite=suite.model_dump(mode="json", exclude_none=True),
-        text={"origin": text.origin, "digest": text.digest, "characters": text.characters},
-        checkpoints=[checkpoint.record for checkpoint in checkpoints],
-        measures={name: MEASURES[name].how for name in outcomes},
-        rows=rows_of(outcomes, [checkpoint.name for checkpoint in checkpoints]),
-        details={
-            name: {who: outcome.detail for who, outcome in by_name.items()}
-            for name, by_name in outcomes.items()
-        },
-        warnings=warnings,
-        wall_s={name: {who: outcome.wall_s for who, outcome in by.items()} for name, by in outcomes.items()},
-    )
+def _about(seconds: float) -> str:
+    """A rough time, as people say it."""
+    return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"

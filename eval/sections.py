@@ -108,21 +108,28 @@ class NeedleSection(Section):
 
 
 class TasksSection(Section):
-    """lm-eval tasks or groups, by name: those of the hub, and this project's own offline ones
-    (``eval/tasks``).
+    """lm-eval tasks or groups, by name: those of the hub, those with local documents, and this project's own
+    offline ones (``eval/tasks``).
 
     Attributes:
         names: Task or group names.
         limit: Documents per task; all of them when not given.
-        fewshot: Examples in the prompt; the task's own number when not given.
+        num_fewshot: Examples in the prompt; the task's own number when not given.
+        data_dir: Folder with ``NAME.jsonl`` files, used in place of the hub's data (``eval/tasks/local.py``);
+            relative to the suite file.
+        chat_template: Put prompts into the tokenizer's chat template.
         bos: ``tokenizer`` leaves it to the tokenizer as lm-eval does (comparable with published numbers);
             ``always`` puts the BOS token first, as in this project's other measures.
+        backend: ``hf`` runs the loaded model; ``vllm`` gives native checkpoints to lm-eval's vLLM model.
     """
 
     names: Annotated[list[str], Field(min_length=1)] = ["headroom_needle", "headroom_ending"]
     limit: PositiveInt | None = None
-    fewshot: Annotated[int, Field(ge=0)] | None = None
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    data_dir: str | None = None
+    chat_template: bool = False
     bos: Literal["tokenizer", "always"] = "tokenizer"
+    backend: Literal["hf", "vllm"] = "hf"
 
 
 class FootprintSection(Section):

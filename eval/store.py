@@ -36,6 +36,11 @@ class Store:
         except (KeyError, ValidationError):
             return None
 
+    def find(self, name: str, measure: str) -> Outcome | None:
+        """The stored outcome, whatever it was made from."""
+        entry = self._read(name).get(measure)
+        return None if entry is None else self.get(name, measure, entry.get("key"))
+
     def put(self, name: str, measure: str, key: str, outcome: Outcome) -> None:
         """Store an outcome and write its samples, one JSON object a line."""
         entries = self._read(name)

@@ -1,5 +1,6 @@
 """A suite says what to measure: a YAML file with one section per measure, read strictly."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ class Suite(BaseModel):
         found = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: value for name, value in found.items() if isinstance(value, Section)}
 
+    def beside(self, folder: Path) -> "Suite":
+        """The suite with its paths absolute; they are relative to its file, which lies in ``folder``."""
+        changes: dict[str, Any] = {}
+        if self.text is not None:
+            changes["text"] = str((folder / self.text).resolve())
+        if self.tasks is not None and self.tasks.data_dir is not None:
+            data_dir = str((folder / self.tasks.data_dir).resolve())
+            changes["tasks"] = self.tasks.model_copy(update={"data_dir": data_dir})
+        return self.model_copy(update=changes)
+
 
 def suite_names() -> list[str]:
     """Names of the suites that come with the package."""
@@ -79,9 +90,7 @@ def load_suite(name_or_file: str | Path) -> Suite:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise EvalError(f"suite {path}: not readable as YAML: {' '.join(str(error).split())}") from None
     suite = parse_strict(Suite, data, where=f"suite {path}")
-    if suite.text is not None:
-        suite = suite.model_copy(update={"text": str((path.parent / suite.text).resolve())})
-    return suite
+    return suite.beside(path.parent)
 
 
 def narrow(
@@ -89,19 +98,30 @@ def narrow(
     lengths: list[int] | None = None,
     tasks: list[str] | None = None,
     limit: int | None = None,
+    task_options: Mapping[str, Any] | None = None,
     kinds: list[str] | None = None,
 ) -> Suite:
-    """The suite with the command line's ``--lengths``, ``--tasks``, ``--limit`` and ``--kinds`` put in.
+    """The suite with the command line's options put in.
 
     Args:
         lengths: Needle and footprint lengths; the longest becomes the length of the other measures.
-        tasks: lm-eval task names; a suite without tasks gets them.
+        tasks: lm-eval task names, run as lm-eval runs them: what the suite says about tasks is about its own.
         limit: At most this many contexts, prompts, documents per needle cell and documents per task.
+        task_options: Values of the ``tasks`` section.
         kinds: Kinds of retrieval; a suite without any gets them.
+
+    Raises:
+        EvalError: task options, but neither the suite nor ``tasks`` names a task.
     """
     data: dict[str, Any] = suite.model_dump(exclude_none=True)
     if tasks:
-        data["tasks"] = {**data.get("tasks", {}), "names": tasks}
+        data["tasks"] = {"names": tasks}
+    if task_options:
+        if "tasks" not in data:
+            raise EvalError(
+                f"{', '.join(task_options)}: suite {suite.name!r} has no lm-eval tasks: give --tasks"
+            )
+        data["tasks"] |= task_options
     if kinds:
         data["needle"] = {**data.get("needle", {}), "kinds": kinds}
     if lengths:

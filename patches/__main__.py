@@ -1,8 +1,9 @@
-"""``python -m patches list`` and ``python -m patches check``: the command line."""
+"""``python -m patches list``, ``check`` and ``bases``: the command line."""
 
 import difflib
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, cast
 
 import typer
@@ -11,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from patches.attention.backends import BACKENDS
+from patches.cache.bases import FILE
 from patches.check.cases import matrix
 from patches.check.suite import GRADIENT_LIMITS, OUTPUT_LIMITS, Outcome, dtype_name, run
 from patches.listing import missing_on, served
 from patches.policy import PolicyError
+from patches.stock.bases import CONTEXTS, fit_to_text
 
 # Some versions of typer carry their own copy of click; in all of them this is the base of usage errors.
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
@@ -26,7 +29,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich", no_args_is_help
 
 @app.callback()
 def about() -> None:
-    """Which ways of computing window + sink attention this machine has, and whether they are exact."""
+    """Which ways of computing window + sink attention this machine has, whether they are exact, and what a
+    checkpoint's caches need.
+    """
 
 
 @app.command("list")
@@ -68,6 +73,22 @@ def check(
         console.print(f"served no case on {', '.join(devices)}: {', '.join(idle)}", style="red")
     if idle or not all(outcome.passed for outcome in outcomes):
         raise typer.Exit(1)
+
+
+@app.command()
+def bases(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, windowed or not.")],
+    text: Annotated[Path, typer.Option(help="Text as the model will read, UTF-8.", show_default=False)],
+    length: Annotated[
+        int | None, typer.Option(help="Tokens of a context; 2048, or the model's positions if fewer.")
+    ] = None,
+    contexts: Annotated[
+        int, typer.Option(min=1, help="At most so many, from the beginning of the text.")
+    ] = CONTEXTS,
+) -> None:
+    """Fit to a text what cache policy low-rank:bases=calibration reads, and write it into MODEL."""
+    count, tokens = fit_to_text(model, text, length, contexts)
+    _console().print(f"{FILE}: from {count} contexts, {tokens} tokens, in {model}", markup=False)
 
 
 def _backends(names: list[str] | None) -> list[str]:

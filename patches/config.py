@@ -5,11 +5,13 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from patches.attention.backends import AUTO
+from patches.cache.policies import KvCache
 from patches.heads import check_per_layer
 from patches.policy import PolicyError, WindowPolicy
 
 REMOTE_PACKAGE = "transformers_modules"
 GLOBAL, WINDOWED, NATIVE_WINDOW = "full_attention", "sinks_and_window", "sliding_attention"
+COMPRESSED = "full_attention_compressed"
 
 
 class OwnCodeConfigMixin:
@@ -24,7 +26,7 @@ class OwnCodeConfigMixin:
 
 
 class WindowedConfigMixin(OwnCodeConfigMixin):
-    """A config with an ``attention_window``, a number of KV heads for each layer, or both.
+    """A config with an ``attention_window``, a number of KV heads for each layer, a ``kv_cache``, or several.
 
     On disk ``layer_types`` names a kind of layer that transformers does not have, so that code which ignores
     ``model_type`` (``LlamaForCausalLM.from_pretrained`` on a windowed folder) is refused instead of running
@@ -33,6 +35,7 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
     """
 
     attention_window: Any
+    kv_cache: Any
     _attn_implementation: Any
     num_hidden_layers: Any
     num_attention_heads: Any
@@ -42,6 +45,9 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.attention_window = kwargs.pop("attention_window", None)
+        self.kv_cache = kwargs.pop("kv_cache", None)
+        # A wrong entry is said here, not when the first text is generated.
+        KvCache.from_config(self.kv_cache)
         kwargs.pop("layer_types", None)
         native = kwargs.pop("native_layer_types", None)
         if "layer_types" in type(self).__dataclass_fields__:  # type: ignore[attr-defined]
@@ -63,6 +69,10 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
                 GLOBAL if policy.window_of(layer) is None else WINDOWED
                 for layer in range(self.num_hidden_layers)
             ]
+        elif self.kv_cache is not None:
+            entry["layer_types"] = [COMPRESSED] * self.num_hidden_layers
+        if self.kv_cache is None:
+            entry.pop("kv_cache", None)
         return entry
 
     @property
@@ -78,12 +88,13 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
 
     @property
     def window_policy(self) -> WindowPolicy:
-        """The checked ``attention_window``, which only a config with a ``per_layer_config`` may leave out.
+        """The checked ``attention_window``, for which there may be another reason to be of a class of ours:
+        a ``per_layer_config`` or a ``kv_cache``.
 
         Raises:
             PolicyError: it is missing or wrong, or lets a layer see farther than it was trained to.
         """
-        if self.attention_window is None and self.is_heterogeneous:
+        if self.attention_window is None and (self.is_heterogeneous or self.kv_cache is not None):
             native = getattr(self, "sliding_window", None)
             # Qwen2 with experts says 0 for none.
             if native:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from transformers.generation import GenerationConfig, GenerationMode
 
-from patches.cache.choice import make_cache
+from patches.cache.choice import cache_for
 from patches.policy import PolicyError, WindowPolicy
 from patches.rows import check_cache
 
@@ -47,7 +47,7 @@ class WindowedGenerationMixin:
             check_cache(given).check_room(max_cache_length)
         elif generation_config.use_cache is not False:
             length = max(max_cache_length, getattr(generation_config, "max_cache_len", None) or 0)
-            model_kwargs["past_key_values"] = make_cache(self.config, asked, length)
+            model_kwargs["past_key_values"] = cache_for(self.config, asked, length)
 
     def create_masks_for_generate(
         self,

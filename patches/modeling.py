@@ -15,7 +15,7 @@ from patches.generation import WindowedGenerationMixin
 from patches.heads import all_alike, give_own_heads
 from patches.names import StockNames
 from patches.policy import PolicyError, WindowPolicy
-from patches.rows import find_documents, next_step
+from patches.rows import check_cache, find_documents, next_step
 from patches.turning import Turn, check_turning, turn_of
 
 # Here, because every windowed class imports this module, also in a checkpoint that carries its own alone.
@@ -123,6 +123,9 @@ class WindowedModelMixin(WindowedMixin):
             raise PolicyError("several documents in one row cannot be cached; give each its own row")
         if past_key_values is None and use_cache:
             past_key_values = WindowedCache(self.config)
+        weighs = kwargs.get("output_attentions") and past_key_values is not None
+        if weighs and not check_cache(past_key_values).kv_cache.plain:
+            raise PolicyError("output_attentions needs kv_cache 'full': a compressed cache forms no weights")
         step = next_step(policy, tokens, attention_mask, past_key_values, inputs.device)
         step = replace(step, documents=documents)
         step = replace(step, turn=self._turn(step, tokens))

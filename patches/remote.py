@@ -37,6 +37,11 @@ from patches.families.ministral import (
 from patches.families.mistral import WindowedMistralConfig, WindowedMistralForCausalLM, WindowedMistralModel
 from patches.families.mixtral import WindowedMixtralConfig, WindowedMixtralForCausalLM, WindowedMixtralModel
 from patches.families.mpt import WindowedMptConfig, WindowedMptForCausalLM, WindowedMptModel
+from patches.families.nemotron import (
+    WindowedNemotronConfig,
+    WindowedNemotronForCausalLM,
+    WindowedNemotronModel,
+)
 from patches.families.olmo import WindowedOlmoConfig, WindowedOlmoForCausalLM, WindowedOlmoModel
 from patches.families.olmo2 import WindowedOlmo2Config, WindowedOlmo2ForCausalLM, WindowedOlmo2Model
 from patches.families.olmo3 import WindowedOlmo3Config, WindowedOlmo3ForCausalLM, WindowedOlmo3Model
@@ -58,6 +63,11 @@ from patches.families.qwen3_moe import (
 )
 from patches.families.seed_oss import WindowedSeedOssConfig, WindowedSeedOssForCausalLM, WindowedSeedOssModel
 from patches.families.smollm3 import WindowedSmolLM3Config, WindowedSmolLM3ForCausalLM, WindowedSmolLM3Model
+from patches.families.stablelm import (
+    WindowedStableLmConfig,
+    WindowedStableLmForCausalLM,
+    WindowedStableLmModel,
+)
 from patches.families.starcoder2 import (
     WindowedStarcoder2Config,
     WindowedStarcoder2ForCausalLM,
@@ -84,6 +94,7 @@ FAMILIES = (
     (WindowedMinistralConfig, WindowedMinistralModel, WindowedMinistralForCausalLM),
     (WindowedMistralConfig, WindowedMistralModel, WindowedMistralForCausalLM),
     (WindowedMixtralConfig, WindowedMixtralModel, WindowedMixtralForCausalLM),
+    (WindowedNemotronConfig, WindowedNemotronModel, WindowedNemotronForCausalLM),
     (WindowedOlmoConfig, WindowedOlmoModel, WindowedOlmoForCausalLM),
     (WindowedOlmo2Config, WindowedOlmo2Model, WindowedOlmo2ForCausalLM),
     (WindowedOlmo3Config, WindowedOlmo3Model, WindowedOlmo3ForCausalLM),
@@ -96,6 +107,7 @@ FAMILIES = (
     (WindowedQwen3MoeConfig, WindowedQwen3MoeModel, WindowedQwen3MoeForCausalLM),
     (WindowedSeedOssConfig, WindowedSeedOssModel, WindowedSeedOssForCausalLM),
     (WindowedSmolLM3Config, WindowedSmolLM3Model, WindowedSmolLM3ForCausalLM),
+    (WindowedStableLmConfig, WindowedStableLmModel, WindowedStableLmForCausalLM),
     (WindowedStarcoder2Config, WindowedStarcoder2Model, WindowedStarcoder2ForCausalLM),
 )
 

@@ -46,6 +46,11 @@ def next_step(
         PolicyError: the inputs ask for what a window cannot give.
     """
     windowed = None if cache is None else check_cache(cache)
+    if windowed is not None and windowed.policy != policy:
+        raise PolicyError(
+            f"past_key_values was made for the windows {windowed.policy}, and this model has {policy}; make "
+            "one with patches.WindowedCache(model.config) or patches.make_cache(model, ...)"
+        )
     past = 0 if windowed is None else windowed.past(tokens, device)
     if attention_mask is not None:
         _check_shape(attention_mask, past, tokens)
@@ -57,7 +62,7 @@ def next_step(
     known = windowed is not None and windowed.begun and tokens == 1
     if windowed is not None and past and (attention_mask is None or known):
         return Step(past, windowed.starts, policy)
-    starts = None if attention_mask is None else _row_starts(attention_mask, windowed is not None)
+    starts = None if attention_mask is None else row_starts(attention_mask, windowed is not None)
     if windowed is not None:
         windowed.begin(starts, int(past) + tokens)
     return Step(past, starts, policy)
@@ -139,8 +144,16 @@ def _check_shape(attention_mask: Tensor, past: int | Tensor, tokens: int) -> Non
         )
 
 
-def _row_starts(attention_mask: Tensor, cached: bool) -> Tensor | None:
-    """``[B]``, how many columns of padding precede each row; None when none does."""
+def row_starts(attention_mask: Tensor, cached: bool = True) -> Tensor | None:
+    """``[B]``, how many columns of padding precede each row; None when none does.
+
+    Args:
+        attention_mask: ``[B, N]``, zeros for padding.
+        cached: Whether there is a cache, which takes padding on the left alone.
+
+    Raises:
+        PolicyError: a row has holes, or padding on the right and a cache.
+    """
     real = attention_mask.bool()
     if bool(real.all()):
         return None

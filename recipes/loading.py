@@ -89,8 +89,7 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
         changes["source"] = str(Path(recipe.source).expanduser() if recipe.source.startswith("~") else beside)
     changes["convert"] = _calibrated(recipe.convert, folder)
     changes["ablations"] = {name: _calibrated(part, folder) for name, part in recipe.ablations.items()}
-    if recipe.eval.text is not None:
-        changes["eval"] = recipe.eval.model_copy(update={"text": str((folder / recipe.eval.text).resolve())})
+    changes["eval"] = recipe.eval.beside(folder)
     if recipe.uptrain is not None:
         data = recipe.uptrain.data
         moved: dict[str, str] = {}

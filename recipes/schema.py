@@ -49,6 +49,8 @@ class ConvertPart(Part):
     sinks: Annotated[int, Field(ge=0)] = 0
     positions: str = "absolute"
     global_layers: str = "none"
+    cache: str = "full"
+    window_cache: str = "full"
     dtype: str | None = None
     seed: int = 0
 
@@ -191,7 +193,7 @@ class Recipe(Part):
         convert: The conversion.
         ablations: More conversions to measure beside it, by name.
         uptrain: The training; absent: none.
-        eval: What to measure, the keys of a suite; its text is relative to the recipe.
+        eval: What to measure, the keys of a suite; its paths are relative to the recipe.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -21,7 +21,8 @@ VARIANTS = {
     "convert/families/layouts": {"layout"},
     "convert/merging": {"method", "inputs", "rotation"},
     "patches/families": set(),
-    "patches/attention": {"mask", "parts", "scoring", "explicit", "documents", "two_part"},
+    "patches/attention": {"mask", "parts", "scoring", "explicit", "documents", "two_part", "stored"},
+    "patches/cache/policies": {"policy"},
     "eval/measures": {"base"},
     "eval/retrieval": {"kind", "prompts", "document", "documents", "scoring", "summary"},
 }

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from convert.families import FAMILIES
 from convert.merging import METHODS
-from convert.support import HEADER, family_table
+from convert.support import CACHE_HEADER, HEADER, cache_table, family_table
 from eval.measures import MEASURES
 from eval.retrieval import kind_table
 from eval.suite import suite_names
 from patches.remote import FAMILIES as WINDOWED
+from patches.remote import GROUPED_FAMILIES as GROUPED
 from recipes.loading import shipped_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -50,8 +52,12 @@ def test_the_two_first_commands_exist():
 
 def test_tables_name_what_is_registered():
     assert "\n".join([HEADER, "|---|---|---|---|", *family_table()]) in README
-    for config, _, _ in WINDOWED:
-        assert f"`{config.model_type}`" in README
+    for classes, named in (
+        (WINDOWED, {name for name, family in FAMILIES.items() if family.windowed}),
+        (GROUPED, {name for name, family in FAMILIES.items() if not family.grouped}),
+    ):
+        assert {config.model_type for config, _, _ in classes} == {f"windowed_{name}" for name in named}
+    assert "\n".join([CACHE_HEADER, "|---|---|---|---|", *cache_table()]) in README
     for path in shipped_recipes():
         if path.parent.name != "suites":
             assert f"| `{path.relative_to(ROOT)}` |" in README

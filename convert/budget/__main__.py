@@ -87,7 +87,7 @@ def command(
     costs = [count_costs(described, card, one, tokens, batch) for one in shown(described)]
     advice = [recommend(described, card, name, batch, slo_s) for name in names]
     if memo is not None:
-        _write(memo, described, card, batch, tokens, costs, advice)
+        _write(memo, described, card, batch, slo_s, tokens, costs, advice)
     if as_json:
         entry = {"model": asdict(described), "gpu": asdict(card), "context": tokens, "batch": batch}
         entry |= {
@@ -119,6 +119,7 @@ def _write(
     model: Model,
     gpu: Gpu,
     batch: int,
+    decode_slo_s: float | None,
     context: int,
     costs: list[Costs],
     advice: list[Recommendation],
@@ -127,7 +128,9 @@ def _write(
     try:
         memo.parent.mkdir(parents=True, exist_ok=True)
         plot_memory(plot, model, gpu, drawn(costs, advice), context, batch)
-        memo.write_text(write_memo(model, gpu, batch, costs, advice, plot.name), encoding="utf-8")
+        memo.write_text(
+            write_memo(model, gpu, batch, decode_slo_s, costs, advice, plot.name), encoding="utf-8"
+        )
     except OSError as error:
         raise ConvertError(f"memo={str(memo)!r} cannot be written: {error.strerror}") from error
 

@@ -1,14 +1,16 @@
 """What one combination costs on one GPU: bytes, and bounds on times from bytes and operations."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from convert.budget.combination import Combination
 from convert.budget.gpu import RESERVE, Gpu
 from convert.budget.model import Model
-from convert.footprint import kv_bytes, kv_per_token
+from convert.footprint import kv_bytes, kv_per_token, kv_read
 
 CHUNK = 2048
 """Tokens of a prompt that are run at once; the rest waits, so that activations stay small."""
+PIECE = 1024
+"""Tokens of a compressed cache that attention expands at once."""
 LONGEST = 2**30
 
 
@@ -26,7 +28,7 @@ class Costs:
         total: Weights, cache of the batch, activations and what a process holds by itself.
         largest_batch: Sequences of this context that fit, 0 if none does.
         longest_context: Tokens that fit at this batch; None without a limit.
-        decode_s: Lower bound on a decode step, weights and cache over bandwidth; None without a bandwidth.
+        decode_s: Lower bound on a decode step, weights and stored cache over bandwidth; None without one.
         prefill_s: Lower bound on the prefill of one sequence; None without operations per second.
         receptive_field: Tokens over which the last one can learn anything.
     """
@@ -58,33 +60,46 @@ def count_costs(model: Model, gpu: Gpu, combination: Combination, context: int, 
     Holds: published figures of Llama-2 and Mistral (tests/convert/test_budget.py); cache and weight bytes are
     those of real checkpoints (the same file).
     """
-    cache = combination.cache(model)
-    weights = combination.weight_bytes(model)
+    cache = combination.cache_shape(model)
+    fixed = _fixed(model, combination, context)
     request = kv_bytes(cache, context)
-    activations = _activations(model, combination, context)
-    free = gpu.memory - RESERVE - weights - activations
-    # A ring is read as far as it is filled, whatever was allocated.
-    read = kv_bytes(replace(cache, at_once=False), context)
     return Costs(
         combination=combination,
         per_token=kv_per_token(cache),
         per_layer=kv_per_token(cache) // model.layers,
         per_request=request,
-        weights=weights,
-        activations=activations,
-        total=RESERVE + weights + activations + batch * request,
-        largest_batch=max(free // request, 0),
+        weights=combination.weight_bytes(model),
+        activations=_activations(model, combination, context),
+        total=fixed + batch * request,
+        largest_batch=max((gpu.memory - fixed) // request, 0),
         longest_context=_longest(model, gpu, combination, batch),
-        decode_s=None if gpu.bandwidth is None else (weights + batch * read) / gpu.bandwidth,
+        decode_s=decode_bound(model, gpu, combination, context, batch),
         prefill_s=None if gpu.flops is None else prefill_flops(model, combination, context) / gpu.flops,
         receptive_field=combination.receptive_field(model, context),
     )
 
 
+def total_bytes(model: Model, combination: Combination, context: int, batch: int) -> int:
+    """Bytes of weights, cache of the batch, activations and what a process holds by itself."""
+    cache = kv_bytes(combination.cache_shape(model), context)
+    return _fixed(model, combination, context) + batch * cache
+
+
+def decode_bound(model: Model, gpu: Gpu, combination: Combination, context: int, batch: int) -> float | None:
+    """Least seconds of a decode step: weights and stored cache over bandwidth; None without a bandwidth."""
+    if gpu.bandwidth is None:
+        return None
+    read = batch * kv_read(combination.cache_shape(model), context)
+    return (combination.weight_bytes(model) + read) / gpu.bandwidth
+
+
 def prefill_flops(model: Model, combination: Combination, context: int) -> int:
     """Operations of a prompt: two per weight and token, four per query, visible key and number of a head."""
     gone = 2 * (model.kv_heads - combination.kv_heads) * model.head_dim * model.hidden_size * model.layers
-    attention = sum(visible_pairs(slots, context) for slots in combination.slots(model))
+    cache = combination.cache_shape(model)
+    attention = sum(
+        count * visible_pairs(cache.kept.of(layer).most(layer), context) for count, layer in cache.layers()
+    )
     return 2 * (model.parameters - gone) * context + 4 * model.heads * model.head_dim * attention
 
 
@@ -94,12 +109,19 @@ def visible_pairs(slots: int | None, context: int) -> int:
     return kept * (kept + 1) // 2 + (context - kept) * kept
 
 
+def _fixed(model: Model, combination: Combination, context: int) -> int:
+    """Bytes of everything but the cache."""
+    return RESERVE + combination.weight_bytes(model) + _activations(model, combination, context)
+
+
 def _activations(model: Model, combination: Combination, context: int) -> int:
     tokens = min(CHUNK, context)
     projections = (2 * model.heads + 2 * combination.kv_heads) * model.head_dim
     widest = max(3 * model.inner_size, projections)
     # A window layer joins its sinks, its last tokens and the chunk; global layers read the cache in place.
-    joined = max((slots or 0 for slots in combination.slots(model)), default=0)
+    # A compressed cache is expanded a piece at a time.
+    slots = [slots or 0 for slots in combination.slots(model)]
+    joined = max(*slots, 0 if combination.kept.plain else PIECE)
     keys = 2 * (joined + tokens) * combination.kv_heads * model.head_dim
     return model.element_bytes * (tokens * (2 * model.hidden_size + widest) + keys) + 4 * model.vocabulary
 
@@ -108,9 +130,7 @@ def _longest(model: Model, gpu: Gpu, combination: Combination, batch: int) -> in
     """The longest context that fits, by bisection, because bytes only grow with it."""
 
     def fits(context: int) -> bool:
-        cache = batch * kv_bytes(combination.cache(model), context)
-        held = RESERVE + combination.weight_bytes(model) + _activations(model, combination, context)
-        return held + cache <= gpu.memory
+        return total_bytes(model, combination, context, batch) <= gpu.memory
 
     if fits(LONGEST):
         return None

@@ -34,6 +34,7 @@ class Model:
         element_bytes: Bytes of one number in the cache.
         windows: Each layer's own window in tokens, None for full attention.
         estimated: Whether the parameters are an estimate from the shapes.
+        windowed: Whether its family has a class of ours.
     """
 
     name: str | None
@@ -49,6 +50,7 @@ class Model:
     element_bytes: int
     windows: tuple[int | None, ...]
     estimated: bool = False
+    windowed: bool = True
 
 
 def read_model(name: str) -> Model:
@@ -118,6 +120,7 @@ def _from_config(name: str, config: Mapping[str, Any], parameters: int, nbytes: 
         nbytes,
         ELEMENT_BYTES.get(stored, 4 if nbytes >= 4 * parameters else 2),
         shape.windows,
+        windowed=family.windowed,
     )
 
 

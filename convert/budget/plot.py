@@ -32,7 +32,7 @@ def plot_memory(
 
     longest = max(context, 2 * SHORTEST)
     contexts = [round(SHORTEST * (longest / SHORTEST) ** (step / (POINTS - 1))) for step in range(POINTS)]
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(11, 5.5), layout="constrained")
     for place, combination in enumerate(combinations):
         totals = [count_costs(model, gpu, combination, tokens, batch).total / 2**30 for tokens in contexts]
         style = ("-", "--", "-.", ":")[place // 10 % 4]
@@ -46,6 +46,6 @@ def plot_memory(
     axes.set_xlabel("context, tokens")
     axes.set_ylabel(f"GiB at batch {batch}: weights, cache, activations")
     axes.grid(alpha=0.25, which="both")
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False, handlelength=3.5)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

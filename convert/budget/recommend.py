@@ -1,11 +1,14 @@
 """Which combination to choose: of all that meet a workload's limits, the one that takes least away."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from convert.budget.combination import Combination, as_it_is, every
-from convert.budget.costs import Costs, count_costs
+from convert.budget.costs import Costs, count_costs, decode_bound, total_bytes
 from convert.budget.gpu import Gpu
 from convert.budget.model import Model
+from convert.budget.risks import Risk, weigh_risks
 from convert.errors import ConvertError, unknown
 from convert.footprint import kv_bytes
 
@@ -35,27 +38,6 @@ WORKLOADS = {
     )
 }
 BOTH = "both"
-EASY_RATIO = 4
-"""Heads per group up to which uptraining on 5% of the pretraining text regains the quality (GQA, arXiv
-2305.13245, figure 3: 8 groups of the 64 heads of T5-XXL are near the original, one is not)."""
-
-
-@dataclass(frozen=True)
-class Risk:
-    """What a mechanism may cost in quality.
-
-    Attributes:
-        mechanism: ``heads`` or ``window``.
-        level: 0 nothing, 1 small and regained by a short training, 2 needs training and a look at the suites
-            named, 3 something is lost for good.
-        what: In words.
-        watch: The measure of ``python -m eval`` that would show it.
-    """
-
-    mechanism: str
-    level: int
-    what: str
-    watch: str
 
 
 @dataclass(frozen=True)
@@ -90,29 +72,6 @@ def find_workloads(name: str) -> tuple[Workload, ...]:
     return (WORKLOADS[name],)
 
 
-def weigh_risks(model: Model, combination: Combination, context: int) -> tuple[Risk, ...]:
-    """What a combination may cost at a context: one entry per mechanism that changes anything there."""
-    risks = []
-    ratio = model.kv_heads // combination.kv_heads
-    if ratio > 1 and combination.kv_heads == 1:
-        what = "all query heads share one key and value: head diversity is gone"
-        risks.append(Risk("heads", 3, what, "perplexity, tasks, needle"))
-    elif ratio > 1:
-        what = f"{ratio} heads share one key and value: less head diversity"
-        risks.append(Risk("heads", 1 if ratio <= EASY_RATIO else 2, what, "perplexity, tasks"))
-    window = combination.window
-    if window is not None and window < context:
-        if combination.reach(model) is None:
-            what = f"only the global layers ({combination.global_layers}) see past {window} tokens"
-            risks.append(Risk("window", 2, f"{what}: weaker long-range dependencies", "needle"))
-        else:
-            what = f"nothing reads a token more than {window} back directly"
-            risks.append(
-                Risk("window", 3, f"{what}: facts there are lost, and perplexity does not show it", "needle")
-            )
-    return tuple(risks)
-
-
 def recommend(model: Model, gpu: Gpu, name: str, batch: int, decode_slo_s: float | None) -> Recommendation:
     """Choose the least destructive combination that meets the limits of a workload, or of all at once.
 
@@ -130,21 +89,15 @@ def recommend(model: Model, gpu: Gpu, name: str, batch: int, decode_slo_s: float
     if decode_slo_s is not None and gpu.bandwidth is None and any(load.latency for load in workloads):
         raise ConvertError("decode_slo needs the GPU's bandwidth (give --bandwidth, or a GPU by name)")
 
+    @cache
     def failure(combination: Combination) -> str | None:
-        for load in workloads:
-            costs = count_costs(model, gpu, combination, load.contexts[1], batch)
-            if costs.total > gpu.memory:
-                short = (costs.total - gpu.memory) / 2**30
-                return f"{short:.1f} GiB too much at {load.contexts[1]} tokens"
-            if load.latency and decode_slo_s is not None and costs.decode_s and costs.decode_s > decode_slo_s:
-                return f"a step takes at least {1e3 * costs.decode_s:.1f} ms at {load.contexts[1]} tokens"
-        return None
+        return find_failure(model, gpu, workloads, combination, batch, decode_slo_s)
 
     longest = max(load.contexts[1] for load in workloads)
 
     def rank(combination: Combination) -> tuple[int, int, int, float]:
         levels = [risk.level for risk in weigh_risks(model, combination, longest)]
-        changes = (combination.kv_heads != model.kv_heads) + (combination.window is not None)
+        changes = len(combination.mechanisms(model))
         return max(levels, default=0), sum(levels), changes, _taken(model, combination, longest)
 
     able = sorted((one for one in every(model) if failure(one) is None), key=rank)
@@ -169,16 +122,40 @@ def recommend(model: Model, gpu: Gpu, name: str, batch: int, decode_slo_s: float
     return Recommendation(name, costs, risks, reason, (*rejected, *fewer))
 
 
+def find_failure(
+    model: Model,
+    gpu: Gpu,
+    workloads: Sequence[Workload],
+    combination: Combination,
+    batch: int,
+    decode_slo_s: float | None,
+) -> str | None:
+    """Say by which number a combination misses the limits of workloads; None: it meets them."""
+    for load in workloads:
+        tokens = load.contexts[1]
+        short = total_bytes(model, combination, tokens, batch) - gpu.memory
+        if short > 0:
+            return f"{short / 2**30:.1f} GiB too much at {tokens} tokens"
+        step_s = decode_bound(model, gpu, combination, tokens, batch)
+        if load.latency and decode_slo_s is not None and step_s is not None and step_s > decode_slo_s:
+            return f"a step takes at least {1e3 * step_s:.1f} ms at {tokens} tokens"
+    return None
+
+
 def _taken(model: Model, combination: Combination, context: int) -> float:
     """Share of the source's cache bytes that is gone: among equal risks, the least."""
-    return 1 - kv_bytes(combination.cache(model), context) / kv_bytes(as_it_is(model).cache(model), context)
+    left, whole = (kv_bytes(one.cache_shape(model), context) for one in (combination, as_it_is(model)))
+    return 1 - left / whole
 
 
 def _alternatives(model: Model) -> list[Combination]:
-    """What people ask about: as it is, each number of heads alone, a window alone and with global layers."""
-    alone = [one for one in every(model) if one.window is None]
-    windows = [one for one in every(model) if one.window == 4096 and one.kv_heads == model.kv_heads]
-    return [*alone, *(one for one in windows if one.global_layers in ("none", "every:4"))]
+    """What people ask about: as it is, and each mechanism alone, a window also with global layers."""
+    single = [one for one in every(model) if len(one.mechanisms(model)) < 2]
+    return [
+        one
+        for one in single
+        if one.window is None or (one.window == 4096 and one.global_layers in ("none", "every:4"))
+    ]
 
 
 def _worst(model: Model, combination: Combination, context: int) -> str:

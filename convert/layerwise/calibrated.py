@@ -43,7 +43,7 @@ def compute_with_text(
         ConvertError: a tensor cannot be merged, transformers cannot build the model, or a layer was kept that
             another text made.
 
-    Holds: the layers are those that computing them in one go gives (tests/convert/test_calibration.py).
+    Holds: layers are those that computing them in one go gives (tests/convert/test_calibration_by_layer.py).
     """
     streams = open_streams(job, calibration, text, converted=calibration.repairs)
     per_layer = streams.batches * (2 if calibration.repairs else 1) + calibration.steps

@@ -24,9 +24,9 @@ def search_groups(kv_heads: int, size: int, cost: Cost, seed: int) -> Groups:
     """Find the partition into groups of equal size with the least summed cost.
 
     Exact where the groups are few enough to be measured all; otherwise a local search that swaps two heads of
-    different groups while that helps, from the adjacent partition and from random ones. A group of a large
-    model takes seconds to measure, so the descents from all starts go by the sums of pairs of heads, each
-    measured once, and only the last, from the best of them, by whole groups.
+    different groups while that helps, from the adjacent partition and from random ones. To measure a group is
+    to merge it, so the descents from all starts go by the sums of pairs of heads, each measured once, and
+    only the last, from the best of them, by whole groups.
 
     Args:
         kv_heads: KV heads of the source.

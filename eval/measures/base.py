@@ -2,10 +2,11 @@
 "outcome."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from eval.checkpoint import Loaded
+from eval.parallel import Peers
 from eval.progress import Tick
 from eval.results import Outcome
 from eval.text import TextSource
@@ -24,6 +25,7 @@ class Ask:
         text: Where text and haystacks come from.
         batch_size: Sequences at a time; None lets the measure choose.
         tick: Called with the amount of work done, in the units of ``Measure.work``.
+        peers: The processes launched together; only for measures that are ``split``.
     """
 
     subject: Loaded
@@ -33,6 +35,7 @@ class Ask:
     seed: int
     batch_size: int | None
     tick: Tick
+    peers: Peers = field(default_factory=Peers)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class Measure:
         uses_baseline: The outcome depends on the baseline too.
         compares_only: There is nothing to measure on the baseline itself.
         uses_text: The outcome depends on the text.
+        split: Every process launched together runs its share, and the main one returns the whole; otherwise
+            the main process measures alone.
+        inputs: Of a section, what the outcome depends on besides the section's own values, such as digests of
+            files; replaces values of the section by the same names.
+        loads: Whether a section needs the weights in memory.
     """
 
     name: str
@@ -57,3 +65,6 @@ class Measure:
     uses_baseline: bool = False
     compares_only: bool = False
     uses_text: bool = True
+    split: bool = False
+    inputs: Callable[[Any], dict[str, Any]] = lambda section: {}
+    loads: Callable[[Any], bool] = lambda section: True

@@ -1,14 +1,16 @@
 """Which tokens the attention of each layer sees, found by changing one, against what ``config.json`` says."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from eval.checkpoint import Checkpoint
 from eval.contexts import pack
 from eval.measures.base import Ask, Measure
-from eval.memory import LayerCache
 from eval.probe import attention_modules, who_sees
 from eval.results import Metric, Outcome
+from patches.cache.policies.policy import Place
 
 BEHIND = 4
 """Tokens that are changed behind the sinks, and tokens that are read beyond window and sinks."""
@@ -26,14 +28,15 @@ def run(ask: Ask) -> Outcome:
         return Outcome(
             metrics=[], warnings=[f"{name}: reach not measured: its attention modules are not known"]
         )
-    tokens = _tokens(ask.subject.checkpoint, ask.section)
-    probed = {index: layer for index, layer in enumerate(shape.layers) if _fits(layer, tokens)}
+    stated = _stated(ask.subject.checkpoint)
+    tokens = _tokens(stated, ask.subject.checkpoint.allowed_length, ask.section.longest)
+    places = [place for place in stated if _fits(place, tokens)]
     contexts = pack(ask.text, ask.subject.tokenizer, ask.subject.bos, tokens, 2)
-    sinks = range(shape.sinks)
-    changed = sorted({*sinks[:1], *sinks[-1:], *range(shape.sinks, shape.sinks + BEHIND)})
+    sinks = range(max(place.sinks for place in stated))
+    changed = sorted({*sinks[:1], *sinks[-1:], *range(len(sinks), len(sinks) + BEHIND)})
     seen = who_sees(ask.subject.model, modules, contexts.ids[:1].to(ask.subject.device), changed)
     ask.tick(1)
-    found = [_describe(index, layer, seen, tokens) for index, layer in probed.items()]
+    found = [_describe(place, seen, tokens) for place in places]
     right = sum(entry["as_configured"] for entry in found)
     metric = Metric(
         key="reach",
@@ -49,35 +52,51 @@ def run(ask: Ask) -> Outcome:
     return Outcome(metrics=[metric], detail={"tokens": tokens}, samples=found, warnings=warnings)
 
 
-def _tokens(checkpoint: Any, section: Any) -> int:
+def _stated(checkpoint: Checkpoint) -> list[Place]:
+    """The layers as ``config.json`` has them; not as ``patches`` reads it, which may be what is wrong."""
+    places = [layer.place for layer in checkpoint.shape.layers or ()]
+    window = checkpoint.record.config["attention_window"]
+    if not window:
+        return places
+    return [
+        replace(place, window=None, sinks=0)
+        if place.layer in window["global_layers"]
+        else replace(place, window=window["size"], sinks=window["sinks"])
+        for place in places
+    ]
+
+
+def _tokens(places: list[Place], allowed: int | None, longest: int) -> int:
     """Tokens to read: a few more than window and sinks, as far as positions and the section allow."""
-    most = min(section.longest, checkpoint.allowed_length or section.longest)
-    needed = [layer.slots + BEHIND for layer in checkpoint.shape.layers if layer.kind != "full"]
+    most = min(longest, allowed or longest)
+    needed = [place.window + place.sinks + BEHIND for place in places if place.window is not None]
     return max([length for length in needed if length <= most], default=min(DENSE, most))
 
 
-def _fits(layer: LayerCache, tokens: int) -> bool:
+def _fits(place: Place, tokens: int) -> bool:
     """Whether the end of the layer's window lies within the tokens."""
-    return layer.kind == "full" or layer.slots + BEHIND <= tokens
+    return place.window is None or place.window + place.sinks + BEHIND <= tokens
 
 
-def _describe(index: int, layer: LayerCache, seen: dict[int, Tensor], tokens: int) -> dict[str, Any]:
+def _describe(place: Place, seen: dict[int, Tensor], tokens: int) -> dict[str, Any]:
     """How far back a layer sees, its own token counted, and which of the changed sinks its last token misses.
 
     Args:
         seen: For each changed token, whether an output changed, ``[layers, tokens]``.
     """
-    where = {position: changed[index].nonzero().flatten().tolist() for position, changed in seen.items()}
+    where = {
+        position: changed[place.layer].nonzero().flatten().tolist() for position, changed in seen.items()
+    }
     last = {position: max(changed, default=position) for position, changed in where.items()}
     # Weights of far tokens may round to nothing, so the farthest of several changes counts.
-    farthest = max(last[position] - position + 1 for position in seen if position >= layer.sinks)
-    missed = [position for position in seen if position < layer.sinks and last[position] < tokens - 1]
+    farthest = max(last[position] - position + 1 for position in seen if position >= place.sinks)
+    missed = [position for position in seen if position < place.sinks and last[position] < tokens - 1]
     ahead = any(min(changed, default=position) < position for position, changed in where.items())
-    expected = tokens if layer.kind == "full" else layer.window
+    expected = tokens if place.window is None else place.window
     return {
-        "layer": index,
-        "window": None if layer.kind == "full" else layer.window,
-        "sinks": layer.sinks,
+        "layer": place.layer,
+        "window": place.window,
+        "sinks": place.sinks,
         "sees_back": farthest,
         "sees_ahead": ahead,
         "sinks_missed": missed,

@@ -6,18 +6,28 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.report.heatmaps import heatmaps
 from eval.report.plots import agreement_picture, memory_picture, perplexity_picture, speed_picture
+from eval.report.tasks import task_lines
 from eval.report.verdict import verdicts
-from eval.report.wording import count_text, delta_text, interval_text, judge, label_text, value_text
+from eval.report.wording import (
+    count_text,
+    delta_text,
+    evidence_text,
+    gate_text,
+    interval_text,
+    judge,
+    label_text,
+    value_text,
+)
 from eval.results import Results, Row
 
 _TEMPLATES = Path(__file__).parent
 
 
 def html(results: Results) -> str:
-    """The page: verdict, table, pictures, controls, how it was measured. No scripts, nothing from the
-    network.
+    """The page: verdict, table, pictures, controls, how it was measured. Nothing from the network.
 
-    Holds: no address but data (tests/eval/test_run.py).
+    Holds: no address but data and the samples beside it (tests/eval/test_run.py); renders, sorts and says
+    nothing on the console of a browser (tests/eval/test_page.py).
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -33,9 +43,11 @@ def html(results: Results) -> str:
         results=results,
         names=names,
         verdicts=verdicts(results),
+        gate_text=gate_text,
         headline=_lines([row for row in results.rows if row.headline], names),
         rest=_lines([row for row in results.rows if not row.headline], names),
         retrieval=heatmaps(results),
+        tasks=task_lines(results),
         charts=[chart for chart in charts if chart is not None],
         seconds=round(sum(sum(by_name.values()) for by_name in results.wall_s.values())),
     )
@@ -50,12 +62,15 @@ def _lines(rows: list[Row], names: list[str]) -> list[dict[str, object]]:
             "better": {"lower": "lower is better", "higher": "higher is better"}.get(row.better, ""),
             "cells": [
                 {
-                    "value": value_text(row, row.cells.get(name)),
-                    "delta": delta_text(row, row.cells.get(name)),
-                    "interval": interval_text(row.cells.get(name)),
-                    "judgement": judge(row, row.cells.get(name)),
+                    "number": "" if cell is None or cell.value is None else cell.value,
+                    "value": value_text(row, cell),
+                    "delta": delta_text(row, cell),
+                    "evidence": evidence_text(cell),
+                    "interval": interval_text(cell),
+                    "judgement": judge(row, cell),
+                    "samples": "" if cell is None else cell.samples,
                 }
-                for name in names
+                for cell in map(row.cells.get, names)
             ],
         }
         for row in rows

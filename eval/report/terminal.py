@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.report.wording import delta_text, judge, label_text, value_text
+from eval.report.wording import delta_text, gate_text, judge, label_text, value_text
 from eval.results import Results
 
 _STYLES = {"better": "green", "worse": "red", "same": "dim"}
@@ -30,5 +30,13 @@ def print_summary(results: Results, console: Console) -> None:
             cells.append(text)
         table.add_row(label_text(row), *cells)
     console.print(table)
+    for gate in results.gates:
+        mark = "passed" if gate.passed else "FAILED"
+        line = f"gate {mark}: {gate.checkpoint}: {gate_text(gate)}"
+        console.print(line, style="green" if gate.passed else "red", highlight=False, markup=False)
+    if results.missing:
+        console.print(
+            f"not measured: {'; '.join(results.missing)}", style="yellow", highlight=False, markup=False
+        )
     for warning in results.warnings:
         console.print(f"note: {warning}", style="yellow", highlight=False, markup=False)

@@ -1,13 +1,13 @@
 """The verdict: for every checkpoint but the first, what was gained and what was lost, in words."""
 
-from eval.report.wording import Judgement, amount, bytes_text, delta_text, judge, number
+from eval.report.wording import Judgement, amount, bytes_text, delta_text, evidence_text, judge, number
 from eval.results import Results, Row
 from eval.retrieval import KINDS
 
 _SIGNIFICANT: dict[Judgement, str] = {
-    "better": "better by more than two standard errors",
-    "worse": "worse by more than two standard errors",
-    "same": "within two standard errors",
+    "better": "significantly better",
+    "worse": "significantly worse",
+    "same": "no significant difference",
 }
 
 
@@ -38,12 +38,15 @@ def _sentences(results: Results, name: str) -> list[str]:
         if judge(row, row.cells.get(name)) == "worse"
     ]
     if worse:
-        sentences.append(
-            f"Other retrieval that is worse by more than two standard errors: {', '.join(worse)}."
-        )
+        sentences.append(f"Other retrieval that is significantly worse: {', '.join(worse)}.")
     removed = results.cell("needle_removed", name)
     if removed is not None and removed.value:
         sentences.append(f"Mind: it answers rightly in {removed.value:.0f}% of documents without a needle.")
+    gates = [gate for gate in results.gates if gate.checkpoint == name]
+    if gates:
+        failed = [gate.gate for gate in gates if not gate.passed]
+        said = f"fails {', '.join(failed)}" if failed else "passes every gate"
+        sentences.insert(0, f"It {said}.")
     return [sentence for sentence in sentences if sentence]
 
 
@@ -70,7 +73,8 @@ def _quality(row: Row, what: str, name: str, base: str) -> str:
         return f"{what}: {amount(row, cell.value)}."
     if cell.delta == 0:
         return f"{what}: {amount(row, cell.value)}, the same as {base}."
+    evidence = evidence_text(cell)
     return (
         f"{what}: {amount(row, cell.value)} against {amount(row, first.value)} ({delta_text(row, cell)}): "
-        f"{_SIGNIFICANT[judge(row, cell)]}."
+        f"{_SIGNIFICANT[judge(row, cell)]}{f' ({evidence})' if evidence else ''}."
     )

@@ -3,12 +3,14 @@
 import math
 from typing import Literal
 
-from eval.results import Cell, Row
+from eval.results import Cell, GateOutcome, Row
 
 DASH = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 MINUS = "\N{MINUS SIGN}"
 Judgement = Literal["better", "worse", "same"]
+LEVEL = 0.05
+"""How likely chance may be where a difference is still called one."""
 
 
 def decimals(value: float) -> int:
@@ -102,19 +104,44 @@ def interval_text(cell: Cell | None) -> str:
 
 
 def judge(row: Row, cell: Cell | None) -> Judgement:
-    """Better or worse than the baseline by more than two standard errors; exact numbers by any difference."""
+    """Better or worse than the baseline where chance is an unlikely reason (5%); exact numbers always."""
     if cell is None or row.better == "neither":
         return "same"
-    change, error = cell.delta, cell.delta_stderr
-    if change is None and cell.ratio is not None:
-        change, error = cell.ratio - 1, cell.ratio_stderr
-    if (
-        not change
-        or (error is None and not _is_exact(cell))
-        or (error is not None and abs(change) <= 2 * error)
-    ):
+    change = cell.ratio - 1 if cell.delta is None and cell.ratio is not None else cell.delta
+    if not change or not _significant(cell, change):
         return "same"
     return "better" if (change < 0) == (row.better == "lower") else "worse"
+
+
+def evidence_text(cell: Cell | None) -> str:
+    """What says how sure a difference is: McNemar's p-value, else the interval of the paired bootstrap."""
+    if cell is None or not cell.delta:
+        return ""
+    if cell.p_value is not None:
+        return "p < 0.001" if cell.p_value < 0.001 else f"p = {cell.p_value:.2g}"
+    if cell.delta_interval is None:
+        return ""
+    low, high = (
+        f"{'+' if end > 0 else MINUS if end < 0 else ''}{number(abs(end))}" for end in cell.delta_interval
+    )
+    return f"95%: {low} to {high}"
+
+
+def gate_text(gate: GateOutcome) -> str:
+    """``needle>=0.95*baseline (measured 91.2, limit 94.1)``, and whether chance could decide otherwise."""
+    value, limit = ("nothing" if each is None else number(each) for each in (gate.value, gate.limit))
+    close = ", within two standard errors of it" if gate.close else ""
+    return f"{gate.gate} (measured {value}, limit {limit}{close})"
+
+
+def _significant(cell: Cell, change: float) -> bool:
+    if cell.p_value is not None:
+        return cell.p_value < LEVEL
+    if cell.delta_interval is not None:
+        low, high = cell.delta_interval
+        return not low <= 0 <= high
+    error = cell.delta_stderr if cell.delta is not None else cell.ratio_stderr
+    return _is_exact(cell) if error is None else abs(change) > 2 * error
 
 
 def _is_exact(cell: Cell) -> bool:

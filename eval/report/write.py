@@ -1,4 +1,4 @@
-"""Write both reports into the output folder."""
+"""Write all that a reader gets into the output folder."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from eval.results import Results
 from eval.store import write_text
 
 
-def write_report(results: Results, folder: Path) -> None:
-    """``report.md`` and ``report.html`` beside ``results.json``."""
+def write_results(results: Results, folder: Path) -> None:
+    """``results.json``, ``report.md`` and ``report.html``."""
+    write_text(folder / "results.json", results.model_dump_json(indent=1))
     write_text(folder / "report.md", markdown(results))
     write_text(folder / "report.html", html(results))

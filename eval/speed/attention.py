@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from eval.speed.records import Computes, Unable
+from eval.speed.records import OWN, Computes, Unable
 from eval.speed.reference import Inputs, gradient_error, output_error
 from eval.speed.timing import Work
 from patches.attention.backends import BACKENDS, Backend
@@ -44,7 +44,7 @@ def chosen_backends(names: tuple[str, ...] | None) -> list[Backend]:
 
 def own_name(backend: Backend) -> str:
     """What a backend is called in the table."""
-    return f"headroom {backend.name}"
+    return f"{OWN} {backend.name}"
 
 
 def prompt_contenders(inputs: Inputs, backward: bool, names: tuple[str, ...] | None) -> list[Contender]:
@@ -154,8 +154,7 @@ def _flex(inputs: Inputs) -> Attend:
 
 def _flash_window(inputs: Inputs) -> Attend:
     """PyTorch's FlashAttention-2 with a window and no sinks: the floor of what adds sinks to it."""
-    flash = BACKENDS.get("flash")
-    reason = "no backend of that name" if flash is None else flash.missing()
+    reason = BACKENDS["flash"].missing()
     if reason is not None:
         raise Unable(reason)
     tokens = inputs.query.shape[2]

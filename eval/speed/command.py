@@ -6,24 +6,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from eval.command_line import make_console, one_line_errors, split_numbers
 from eval.errors import EvalError, unknown_name
-from eval.speed.records import PHASES
+from eval.speed.records import ATTENTION, BACKWARD, CACHE, FORWARD, MODEL
 from eval.speed.shapes import SHAPES
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
-LOG_WIDTH = 140
 DEFAULT_SHAPE = "tinyllama-1.1b"
 SHORT = {
-    "forward": PHASES[0],
-    "backward": PHASES[1],
-    "attention": PHASES[2],
-    "cache": PHASES[3],
-    "model": PHASES[4],
+    "forward": FORWARD,
+    "backward": BACKWARD,
+    "attention": ATTENTION,
+    "cache": CACHE,
+    "model": MODEL,
 }
 """Phases as they are named on the command line."""
+MOST_RUNS = 1000
+"""Every run of a model's step adds a token, and its caches and positions end some time."""
 
 _PATH = "A checkpoint: its shape, its window, its hidden states and its weights. Otherwise random ones."
 _SHAPE = f"{', '.join(SHAPES)}; {DEFAULT_SHAPE} if there is no PATH."
@@ -58,7 +59,9 @@ def main(
     dtype: Annotated[
         str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16, float16.")
     ] = "auto",
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs of every contender, at most.")] = 9,
+    runs: Annotated[
+        int, typer.Option(min=1, max=MOST_RUNS, help="Timed runs of every contender, at most.")
+    ] = 9,
     limit: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds per contender and row; one run always."),
@@ -70,15 +73,13 @@ def main(
 ) -> None:
     """Time attention and decoding: every backend that runs here, beside what a user would otherwise pick.
 
-    Contenders are compared with a float64 reference before they are timed, and timed in turns. Those that
+    Contenders are compared with a reference before they are timed, and timed in turns. Those that
     cannot run are listed with the reason.
 
     Example: `python -m eval speed --shape llama-2-7b --lengths 8192,32768 --window 4096 --output runs/speed`
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
-    try:
+    console = make_console()
+    with one_line_errors("stopped; nothing was written"):
         # torch and transformers take seconds to import: a mistyped command should not wait for them.
         from eval.speed.request import build_ask
         from eval.speed.run import measure
@@ -88,7 +89,7 @@ def main(
         given: dict[str, Any] = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "layers": layers}
         ask = build_ask(
             path, shape if shape or path else DEFAULT_SHAPE, given,
-            lengths=_numbers("--lengths", lengths), batches=_numbers("--batch", batch),
+            lengths=split_numbers("--lengths", lengths, 1), batches=split_numbers("--batch", batch, 1),
             window=window, sinks=sinks, phases=_phases(phases),
             backends=backends.split(",") if backends else None,
             skip=skip.split(",") if skip else [],
@@ -98,26 +99,8 @@ def main(
         command = "python -m eval " + shlex.join(sys.argv[1:])
         report = measure(ask, command, lambda line: typer.echo(f"timing: {line}", err=True))
         write_report(report, output)
-    except EvalError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped; nothing was written", err=True)
-        raise typer.Exit(130) from None
     print_report(report, console)
     console.print(f"report: {output / 'speed.md'}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    """``512,1024`` as numbers.
-
-    Raises:
-        EvalError: a part is not a number of at least 1.
-    """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise EvalError(f"{option} {text!r} must be numbers from 1 separated by commas, for example 512,1024")
-    return [int(part) for part in parts]
 
 
 def _phases(text: str) -> list[str]:

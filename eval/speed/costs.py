@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 
-from eval.speed.records import Ask, Row
+from eval.speed.records import BACKWARD, FORWARD, MODEL, Ask, Row
 
-BACKWARD = 3.5
+WITH_BACKWARD = 3.5
 """FlashAttention's count: two products forward, five more backward."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Floating-point operations of the products, and bytes that must be read once."""
+    """Floating-point operations of the products, and bytes that must be read or written once."""
 
     flop: float
-    read_bytes: float
+    moved_bytes: float
 
 
 def costs_of(ask: Ask, row: Row) -> Costs:
@@ -27,18 +27,19 @@ def costs_of(ask: Ask, row: Row) -> Costs:
     sinks = ask.sinks if row.computes == "window + sinks" else 0
     dense = row.computes == "dense"
     per_pair = 4 * row.batch * shape.heads * shape.head_dim
-    if not row.phase.startswith("decode"):
-        pairs = _pairs(row.length, row.length if dense else window, sinks)
-        flop = per_pair * pairs * (BACKWARD if "backward" in row.phase else 1)
+    if row.phase in (FORWARD, BACKWARD):
+        flop = per_pair * _pairs(row.length, row.length if dense else window, sinks)
         states = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
-        return Costs(flop, size * row.batch * row.length * states)
+        forward = Costs(flop, size * row.batch * row.length * states)
+        # Queries, keys, values and output each have a gradient of their size.
+        return forward if row.phase == FORWARD else Costs(WITH_BACKWARD * flop, 2 * forward.moved_bytes)
     keys = row.length + 1 if dense else min(row.length + 1, window + sinks)
     attention = Costs(per_pair * keys, shape.cache_bytes(keys, row.batch, size))
-    if row.phase != "decode, model":
+    if row.phase != MODEL:
         return attention
     return Costs(
         shape.layers * attention.flop + 2 * row.batch * shape.weights_per_step,
-        shape.layers * attention.read_bytes + size * shape.weights_per_step,
+        shape.layers * attention.moved_bytes + size * shape.weights_per_step,
     )
 
 

@@ -1,5 +1,6 @@
 """Queries, keys and values to time on: fresh random ones, or those of a checkpoint reading text."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from eval.checkpoint import one_line
 from eval.corpus import synthetic_text
 from eval.errors import EvalError
-from eval.speed.records import Ask
+from eval.speed.records import MODEL, Ask
 from eval.speed.reference import Inputs
 
 READ_TOKENS = 2048
@@ -24,11 +25,23 @@ class Source:
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.generator = torch.Generator(ask.device).manual_seed(ask.seed)
-        self.real = None if ask.checkpoint is None else _read(ask, ask.checkpoint)
+
+    @cached_property
+    def real(self) -> tuple[Tensor, ...] | None:
+        """What the checkpoint made of the text, if there is one: see ``_read``."""
+        return None if self.ask.checkpoint is None else _read(self.ask, self.ask.checkpoint)
 
     @property
     def origin(self) -> str:
         """In words, for the report."""
+        parts = []
+        if set(self.ask.phases) != {MODEL}:
+            parts.append(self._drawn())
+        if MODEL in self.ask.phases:
+            parts.append("whole models go on from random caches")
+        return "; ".join(parts)
+
+    def _drawn(self) -> str:
         if self.real is None:
             return "normally distributed, drawn anew for every row"
         tokens = self.real[0].shape[1]

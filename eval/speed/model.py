@@ -1,6 +1,5 @@
 """A decode step of a whole model: three models with the same weights, each with its own cache."""
 
-import inspect
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from eval.speed.attention import Contender, check_fits, check_runs, chosen_backends, own_name
 from eval.speed.decode import captured
-from eval.speed.records import Ask, Unable
+from eval.speed.records import OWN, Ask, Unable
 from eval.speed.reference import relative
 from eval.speed.timing import Work
 from patches.attention.backends import AUTO, PREFIX, Backend
@@ -85,8 +84,10 @@ def _settings(ask: Ask) -> dict[str, Any]:
     if ask.checkpoint is not None:
         config = AutoConfig.from_pretrained(ask.checkpoint)
         settings: dict[str, Any] = config.to_dict()
-        for key in ("attention_window", "layer_types", "sliding_window", "auto_map", "dtype"):
+        for key in ("attention_window", "layer_types", "auto_map", "dtype"):
             settings.pop(key, None)
+        # Left out, it would be the 4096 that a Mistral slides over by default.
+        settings["sliding_window"] = None
         settings["max_position_embeddings"] = max(longest, settings.get("max_position_embeddings") or 0)
         settings["num_hidden_layers"] = ask.shape.layers
         return settings
@@ -117,7 +118,7 @@ def model_contenders(twins: Twins, length: int, batch: int) -> list[Contender]:
             Contender(own_name(backend), "window + sinks", partial(_own, twins, backend, length, batch))
             for backend in chosen_backends(twins.ask.backends)
         ),
-        Contender("headroom, static cache", "window + sinks", partial(_static, twins, length, batch)),
+        Contender(f"{OWN}, static cache", "window + sinks", partial(_static, twins, length, batch)),
         Contender("transformers' sliding window", "window", partial(_stock, twins, length, batch, True)),
         Contender("transformers' dynamic cache", "dense", partial(_stock, twins, length, batch, False)),
     ]
@@ -137,14 +138,11 @@ def _static(twins: Twins, length: int, batch: int) -> tuple[Work, float]:
 
     The growing one has been checked against the dense model in a row of its own.
     """
-    if "max_length" not in inspect.signature(WindowedCache).parameters:
-        raise Unable("this version's WindowedCache takes no max_length")
     ask, model = twins.ask, twins.windowed(AUTO)
     generator = torch.Generator(ask.device).manual_seed(ask.seed + length)
     ids = torch.randint(ask.shape.vocab, (batch, length), generator=generator, device=ask.device)
     token = ids[:, :1]
-    options: dict[str, Any] = {"max_length": length + SPARE}
-    caches = [WindowedCache(model.config), WindowedCache(model.config, **options)]
+    caches = [WindowedCache(model.config), WindowedCache(model.config, max_length=length + SPARE)]
     for cache in caches:
         model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     want, got = (model(input_ids=token, past_key_values=c, use_cache=True).logits for c in caches)
@@ -172,7 +170,6 @@ def _prepare(
     token = torch.full((batch, 1), 1, device=ask.device)
     got = model(input_ids=token, past_key_values=cache, use_cache=True).logits
     error = relative(got, _expected(twins, token, length, computes))
-
     return _work(model, cache, token), error
 
 

@@ -1,6 +1,7 @@
 """``speed.png``: time against length, a panel per phase."""
 
 import io
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,6 +39,13 @@ def picture(report: Report) -> bytes | None:
     return buffer.getvalue()
 
 
+def look(index: int) -> dict[str, Any]:
+    """Color, mark and line of a contender; those beyond the colors have other marks on dashed lines."""
+    rounds, place = divmod(index, len(COLORS))
+    mark = _MARKS[(place + rounds) % len(_MARKS)]
+    return {"color": COLORS[place], "marker": mark, "linestyle": "--" if rounds else "-"}
+
+
 def _panel(axes: Axes, rows: list[Row], names: list[str]) -> None:
     """Medians as lines, the middle half of the runs as bars, both axes logarithmic."""
     axes.grid(True, color=INK, alpha=0.15, linewidth=0.6)
@@ -53,8 +61,7 @@ def _panel(axes: Axes, rows: list[Row], names: list[str]) -> None:
             middle,
             yerr=[below, above],
             label=f"{name} ({own[0].computes})",
-            color=COLORS[index % len(COLORS)],
-            marker=_MARKS[index % len(_MARKS)],
+            **look(index),
             markersize=4.5,
             capsize=2,
             linewidth=1.4,

@@ -12,13 +12,11 @@ Computes = Literal["window + sinks", "window", "dense"]
 """Which keys a query meets: contenders that differ here are not the same function."""
 
 Verdict = Literal["timed", "wrong", "cannot run"]
-PHASES = (
-    "forward",
-    "forward + backward",
-    "decode, attention",
-    "decode, cache + attention",
-    "decode, model",
-)
+FORWARD, BACKWARD = "forward", "forward + backward"
+ATTENTION, CACHE, MODEL = "decode, attention", "decode, cache + attention", "decode, model"
+PHASES = (FORWARD, BACKWARD, ATTENTION, CACHE, MODEL)
+OWN = "headroom"
+"""How the names of our own contenders begin."""
 SCHEMA_VERSION = 1
 
 
@@ -85,14 +83,16 @@ class Row(BaseModel):
     """One contender in one phase, at one length and batch.
 
     Attributes:
-        ms: Median; None where nothing was timed.
-        low_ms: First quartile of the runs.
+        turns_ms: Milliseconds of its run in every turn, in order; it may have left out the last ones.
+        ms: Their median; None where nothing was timed.
+        low_ms: First quartile.
         high_ms: Third quartile.
-        runs: How many.
-        slower: Median over the turns of its time over that of Headroom's own choice in the same turn.
-        error: Relative error against float64 on sampled queries, gradients included where there are any.
+        slower: Median over the turns of its time over that of the first of ours that was timed, in the same
+            turn; None where none of ours was.
+        error: Relative error: of attention against float64 on sampled queries, gradients included where
+            there are any; of a model's logits against the dense model's under the same mask, in its dtype.
         flop_fraction: FLOP/s that its mask needs, over the measured ceiling.
-        byte_fraction: Bytes that must be read, per second, over the measured ceiling.
+        byte_fraction: Bytes that must be moved, per second, over the measured ceiling.
         bound_ms: Those bytes at the measured ceiling.
     """
 
@@ -103,10 +103,10 @@ class Row(BaseModel):
     batch: int
     verdict: Verdict
     reason: str = ""
+    turns_ms: list[float] = []
     ms: float | None = None
     low_ms: float | None = None
     high_ms: float | None = None
-    runs: int = 0
     slower: float | None = None
     error: float | None = None
     flop_fraction: float | None = None

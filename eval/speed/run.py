@@ -15,7 +15,19 @@ from eval.speed.costs import Costs, costs_of
 from eval.speed.data import Source
 from eval.speed.decode import decode_contenders
 from eval.speed.model import Twins, model_contenders
-from eval.speed.records import Ask, Ceilings, Report, Row, Unable
+from eval.speed.records import (
+    ATTENTION,
+    BACKWARD,
+    CACHE,
+    FORWARD,
+    MODEL,
+    OWN,
+    Ask,
+    Ceilings,
+    Report,
+    Row,
+    Unable,
+)
 from eval.speed.reference import TOLERANCE
 from eval.speed.timing import Clock, Work, in_turns, paired_ratio, quartiles
 
@@ -34,6 +46,9 @@ def measure(ask: Ask, command: str, tell: Tell) -> Report:
     """
     began = time.perf_counter()
     torch.set_num_threads(ask.threads)
+    if ask.device.type == "cuda":
+        # Events, graphs and Triton's launches go to the current device, whatever device the tensors are on.
+        torch.cuda.set_device(ask.device)
     clock = Clock(ask.device)
     tell("ceilings")
     ceilings = measure_ceilings(clock, ask.dtype)
@@ -44,7 +59,7 @@ def measure(ask: Ask, command: str, tell: Tell) -> Report:
         for length in ask.lengths:
             for batch in ask.batches:
                 tell(f"{phase}, {length} tokens, batch {batch}")
-                if phase == "decode, model" and twins is None:
+                if phase == MODEL and twins is None:
                     twins = _twins(ask)
                 contenders = _contenders(ask, source, twins, phase, length, batch)
                 contenders = [c for c in contenders if not any(part in c.name for part in ask.skip)]
@@ -76,7 +91,7 @@ def _twins(ask: Ask) -> Twins | str:
 def _contenders(
     ask: Ask, source: Source, twins: Twins | str | None, phase: str, length: int, batch: int
 ) -> list[Contender]:
-    if phase == "decode, model":
+    if phase == MODEL:
         if not isinstance(twins, Twins):
             reason = str(twins)
 
@@ -85,10 +100,9 @@ def _contenders(
 
             return [Contender("every model", "window + sinks", refuse)]
         return model_contenders(twins, length, batch)
-    if phase.startswith("decode"):
-        inputs = source.inputs(batch, length, 1)
-        return decode_contenders(inputs, "cache" in phase, ask.backends)
-    return prompt_contenders(source.inputs(batch, 0, length), "backward" in phase, ask.backends)
+    if phase in (FORWARD, BACKWARD):
+        return prompt_contenders(source.inputs(batch, 0, length), phase == BACKWARD, ask.backends)
+    return decode_contenders(source.inputs(batch, length, 1), phase == CACHE, ask.backends)
 
 
 def _rows(
@@ -114,28 +128,27 @@ def _rows(
         except Exception as error:
             row.reason = one_line(error)
             continue
-        allowed = TOLERANCE[ask.dtype] * (LOGITS if phase == "decode, model" else 1)
+        allowed = TOLERANCE[ask.dtype] * (LOGITS if phase == MODEL else 1)
         if row.error > allowed:
             row.verdict = "wrong"
-            row.reason = f"relative error {row.error:.1e} against float64, {allowed:.0e} is allowed"
+            row.reason = f"relative error {row.error:.1e}, {allowed:.0e} is allowed"
             continue
         row.verdict = "timed"
         works[contender.name] = work
-    cold = phase.startswith("decode, ") and phase != "decode, model"
-    times = in_turns(clock, works, ask.runs, ask.limit_s, cold)
-    baseline = next((row.contender for row in rows if row.verdict == "timed"), None)
+    times = in_turns(clock, works, ask.runs, ask.limit_s, cold=phase in (ATTENTION, CACHE))
+    ours = next((times[name] for name in works if name.startswith(OWN)), None)
     for row in rows:
-        if row.verdict == "timed" and baseline is not None:
-            _fill_in(row, times[row.contender], times[baseline], ceilings, costs_of(ask, row))
+        if row.verdict == "timed":
+            row.turns_ms = times[row.contender]
+            row.slower = None if ours is None else paired_ratio(row.turns_ms, ours)
+            _fill_in(row, ceilings, costs_of(ask, row))
     return rows
 
 
-def _fill_in(row: Row, times: list[float], baseline: list[float], ceilings: Ceilings, costs: Costs) -> None:
-    """Medians, spread, and what they are of the machine's ceilings."""
-    row.low_ms, row.ms, row.high_ms = quartiles(times)
-    row.runs = len(times)
-    row.slower = paired_ratio(times, baseline)
+def _fill_in(row: Row, ceilings: Ceilings, costs: Costs) -> None:
+    """Median, spread, and what they are of the machine's ceilings."""
+    row.low_ms, row.ms, row.high_ms = quartiles(row.turns_ms)
     seconds = row.ms / 1000
-    row.bound_ms = 1000 * costs.read_bytes / ceilings.copy_bytes_per_s
-    row.byte_fraction = costs.read_bytes / seconds / ceilings.copy_bytes_per_s
+    row.bound_ms = 1000 * costs.moved_bytes / ceilings.copy_bytes_per_s
+    row.byte_fraction = costs.moved_bytes / seconds / ceilings.copy_bytes_per_s
     row.flop_fraction = costs.flop / seconds / ceilings.matmul_flop_per_s

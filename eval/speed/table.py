@@ -12,10 +12,11 @@ COLUMNS = (
     "FLOP/s", "bytes/s", "byte bound, ms",
 )  # fmt: skip
 NOTE = (
-    "ms is the median. Of ours: its time over that of the first timed contender of its group in the same "
-    "turn, the median over the turns. Error: relative, against float64, on sampled queries, gradients "
-    "included; who is wrong is not timed. FLOP/s and bytes/s: of what the mask needs, over the measured "
-    "ceilings. Byte bound: what must be read, at the measured copy bandwidth."
+    "ms is the median. Of ours: its time over that of the first of Headroom's that was timed, in the same "
+    "turn, the median over the turns. Error: relative; of attention against float64, on sampled queries, "
+    "gradients included; of a model's logits against the dense model's under the same mask, in its dtype. "
+    "Who is wrong is not timed. FLOP/s and bytes/s: of what the mask needs, over the measured ceilings. Byte "
+    "bound: what must be read or written once, at the measured copy bandwidth."
 )
 
 
@@ -23,14 +24,14 @@ def cells(row: Row) -> list[str]:
     """One row as text."""
     start = [row.phase, f"{row.length:,}", str(row.batch), row.contender, row.computes]
     error = DASH if row.error is None else f"{row.error:.0e}"
-    if row.ms is None or row.low_ms is None or row.high_ms is None or row.slower is None:
+    if row.ms is None or row.low_ms is None or row.high_ms is None:
         return [*start, f"{row.verdict}: {row.reason}", DASH, DASH, DASH, error, DASH, DASH, DASH]
     return [
         *start,
         number(row.ms),
         f"{number(row.low_ms)} to {number(row.high_ms)}",
-        f"{TIMES} {row.slower:.2f}",
-        str(row.runs),
+        DASH if row.slower is None else f"{TIMES} {row.slower:.2f}",
+        str(len(row.turns_ms)),
         error,
         f"{row.flop_fraction:.0%}",
         f"{row.byte_fraction:.0%}",
@@ -47,8 +48,9 @@ def title(report: Report) -> str:
     machine = report.environment
     return (
         f"{shape['name']}{built}: {shape['heads']} query heads, {shape['kv_heads']} KV heads, head_dim "
-        f"{shape['head_dim']}; window {report.window}, {report.sinks} sinks; {machine['device']} "
-        f"({machine['cpu']}, {machine['threads']} threads), {machine['dtype']}, torch {machine['torch']}"
+        f"{shape['head_dim']}; in every layer window {report.window}, {report.sinks} sinks; "
+        f"{machine['device']} ({machine['cpu']}, {machine['threads']} threads), {machine['dtype']}, "
+        f"torch {machine['torch']}"
     )
 
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.utils import logging
 
-from patches.attention import decode, eager, flash, flex, fused, sdpa
+from patches.attention import decode, eager, flash, flex, fused, sdpa, stored
 from patches.attention.documents import Attend, attend_documents
 from patches.attention.scoring import Scoring
+from patches.cache.stored import StoredTokens
 from patches.frame import Frame, Step
 from patches.kernels import language
 from patches.policy import PolicyError
@@ -147,7 +148,9 @@ def _attention(chosen: Backend | None) -> Callable[..., tuple[Tensor, Tensor | N
             sink_query=None if step.turn is None or frame.window is None else step.turn.apply(query),
         )
         backend = _serving(chosen, query, frame, scoring)
-        if step.documents is None:
+        if isinstance(key, StoredTokens):
+            output, weights = stored.attend(query, key.stored, frame, scoring, backend.attend), None
+        elif step.documents is None:
             output, weights = backend.attend(query, key, value, frame, scoring)
         else:
             output = attend_documents(backend.attend, query, key, value, frame, scoring, step.documents)

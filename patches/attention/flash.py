@@ -16,11 +16,9 @@ from patches.attention.scoring import Scoring
 from patches.attention.two_part import Epilogue, WindowKernel, attend_parts
 from patches.frame import Frame
 from patches.kernels import flash_attention_2, language, plain_sinks, sinks
+from patches.kernels.flash_attention_2 import HEAD_DIM_MAX, HEAD_DIM_STEP
 
 logger = logging.get_logger("headroom.patches")
-
-HEAD_DIM_MAX = 256
-HEAD_DIM_STEP = 8
 
 FLASH = WindowKernel(flash_attention_2.forward, flash_attention_2.backward)
 PLAIN = Epilogue(plain_sinks.forward, plain_sinks.backward)

@@ -13,7 +13,7 @@ REFUSED = {
 SLIDING = "it is a sliding window without sinks, which this checkpoint's own cache replaces; leave it out"
 
 
-def make_cache(config: Any, implementation: str | None, max_length: int) -> WindowedCache:
+def cache_for(config: Any, implementation: str | None, max_length: int) -> WindowedCache:
     """The cache that a ``cache_implementation`` of transformers stands for.
 
     Args:

@@ -1,11 +1,13 @@
 """Layers of fixed shape: a decode step writes in place, and only the device knows how far it has come."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
 
+from patches.cache.layer import CacheLayer
+from patches.cache.layout import Layout
 from patches.cache.window import WindowLayer
 from patches.frame import Frame, Step
 from patches.kernels import language
@@ -59,26 +61,50 @@ class Progress:
         return self.step.to(device)
 
 
-class StaticWindowLayer(WindowLayer):
-    """A window layer that hands out every slot in a decode step; see ``patches.cache.window``."""
+class StaticLayer(CacheLayer):
+    """A layer whose memory keeps its address and its shape, and whose length the cache counts."""
 
     is_compileable = True
+    progress: Progress
 
-    def __init__(self, window: int, sinks: int, progress: Progress):
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """As ``CacheLayer``, at an address to keep."""
+        super().lazy_initialization(key_states, value_states)
+        keep_address(*self.stores)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let row ``i`` become what row ``beam_idx[i]`` was, in place."""
+        if self.is_initialized:
+            for store in self.stores:
+                store.copy_(self._rows(store, beam_idx))
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, read from the device."""
+        return int(self.progress.columns)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """All columns, as an int that never changes; the mask does not come from here."""
+        return self._columns(query_length), 0
+
+    def _replace(self, make: Callable[[Tensor], Tensor]) -> None:
+        super()._replace(make)
+        keep_address(*self.stores)
+
+
+class StaticWindowLayer(StaticLayer, WindowLayer):
+    """A window layer that hands out every slot in a decode step; see ``patches.cache.window``."""
+
+    def __init__(self, window: int, sinks: int, progress: Progress, layout: Layout | None = None):
         """Make an empty layer.
 
         Args:
             window: ``W``, tokens.
             sinks: ``S``, tokens.
             progress: Of the cache that it belongs to.
+            layout: As ``CacheLayer``.
         """
-        super().__init__(window, sinks)
+        super().__init__(window, sinks, layout)
         self.progress = progress
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate as ``WindowLayer`` does, at an address to keep."""
-        super().lazy_initialization(key_states, value_states)
-        keep_address(*self.stores)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -91,63 +117,30 @@ class StaticWindowLayer(WindowLayer):
             frame = Frame(step, key_states.shape[2], self.window, self.sinks)
             return self._take_in(key_states, value_states, frame)
         assert step.slots is not None
-        states = (key_states.detach(), value_states.detach())
-        if not writes_slots(key_states):
-            return write_column(self.stores, states, step.slots)
-        write_token(self.stores, states, step.slots)
-        keys, values = (store.transpose(1, 2) for store in self.stores)
-        return keys, values
+        write = write_token if writes_slots(key_states) else write_column
+        write(self.stores, (key_states, value_states), step.slots)
+        return self.stores
 
     def crop(self, tokens_to_remove: int) -> None:
         """Check that the tokens before can still be had; the cache itself counts."""
         seen = self.get_seq_length()
-        self._check_kept(max(seen - abs(tokens_to_remove), 0), seen)
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Let row ``i`` become what row ``beam_idx[i]`` was, in place."""
-        reorder_in_place(self, beam_idx)
-
-    def get_seq_length(self) -> int:
-        """Tokens seen, read from the device."""
-        return int(self.progress.columns)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """All slots, as an int that never changes; the mask does not come from here."""
-        return self.sinks + self.window, 0
+        self.check_kept(max(seen - abs(tokens_to_remove), 0), seen)
 
 
-class StaticGlobalLayer(CacheLayerMixin):
-    """All columns of a global layer, allocated once: ``[B, N, K, D]``, handed out as transposed views."""
+class StaticGlobalLayer(StaticLayer):
+    """All columns of a global layer, allocated once."""
 
-    is_sliding = False
-    is_compileable = True
-    is_croppable = True
-
-    def __init__(self, max_length: int, progress: Progress):
+    def __init__(self, max_length: int, progress: Progress, layout: Layout | None = None):
         """Make an empty layer.
 
         Args:
             max_length: ``N``, columns.
             progress: Of the cache that it belongs to.
+            layout: As ``CacheLayer``.
         """
-        super().__init__()
+        super().__init__(layout)
         self.max_length = max_length
         self.progress = progress
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate for the batch, heads, dtype and device of the first tokens, ``[B, K, T, D]``."""
-        self.dtype, self.device = key_states.dtype, key_states.device
-        # A cache that was first filled under inference mode must still be writable outside of it.
-        with torch.inference_mode(False):
-            self.keys, self.values = (
-                torch.zeros(
-                    states.shape[0], self.max_length, states.shape[1], states.shape[3],
-                    dtype=states.dtype, device=states.device,
-                )
-                for states in (key_states, value_states)
-            )  # fmt: skip
-        keep_address(self.keys, self.values)
-        self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -165,43 +158,25 @@ class StaticGlobalLayer(CacheLayerMixin):
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
+        states = (key_states, value_states)
         past = self.progress.step_on(key_states.device).past
         if isinstance(past, Tensor):
-            return write_column((self.keys, self.values), (key_states, value_states), past)
+            write_column(self.stores, states, past)
+            return self.stores
         end = past + key_states.shape[2]
-        for store, states in ((self.keys, key_states), (self.values, value_states)):
-            store[:, past:end] = states.detach().transpose(1, 2)
-        return self.keys[:, :end].transpose(1, 2), self.values[:, :end].transpose(1, 2)
+        for store, new in zip(self.stores, states, strict=True):
+            store[:, :, past:end] = new.detach()
+        return self._so_far(past, states)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Nothing to do: the cache counts, and columns past the count are not seen."""
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Let row ``i`` become what row ``beam_idx[i]`` was, in place."""
-        reorder_in_place(self, beam_idx)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every row ``repeats`` times, which moves the layer."""
-        if self.keys is not None and self.values is not None:
-            self.keys, self.values = (s.repeat_interleave(repeats, dim=0) for s in (self.keys, self.values))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep only the rows ``indices``, which moves the layer."""
-        if self.keys is not None and self.values is not None:
-            self.keys, self.values = self.keys[indices], self.values[indices]
-
-    def get_seq_length(self) -> int:
-        """Columns seen, read from the device."""
-        return int(self.progress.columns)
 
     def get_max_length(self) -> int:
         """``N``."""
         return self.max_length
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """All columns, as an int that never changes; the mask does not come from here."""
-        return self.max_length, 0
+    def _columns(self, tokens: int) -> int:
+        return self.max_length
 
 
 def keep_address(*stores: Tensor) -> None:
@@ -217,30 +192,10 @@ def writes_slots(states: Tensor) -> bool:
     return able and not torch.compiler.is_compiling()
 
 
-def write_column(
-    stores: tuple[Tensor, Tensor], states: tuple[Tensor, Tensor], index: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Write one token per row in place.
-
-    Args:
-        stores: Keys and values, ``[B, N, K, D]``.
-        states: Keys and values of the token, ``[B, K, 1, D]``.
-        index: Its column, ``[1]`` or ``[B]`` int64.
-
-    Returns:
-        Keys and values ``[B, K, N, D]``, views of the stores.
-    """
+def write_column(stores: tuple[Tensor, Tensor], states: tuple[Tensor, Tensor], index: Tensor) -> None:
+    """Write one token per row in place; arguments as ``patches.kernels.write.write_token``, in any dtype."""
     for store, token in zip(stores, states, strict=True):
         if index.shape[0] == 1:
-            store.index_copy_(1, index, token.detach().transpose(1, 2))
+            store.index_copy_(2, index, token.detach())
         else:
-            store[torch.arange(store.shape[0], device=store.device), index] = token.detach()[:, :, 0]
-    return stores[0].transpose(1, 2), stores[1].transpose(1, 2)
-
-
-def reorder_in_place(layer: CacheLayerMixin, rows: Tensor) -> None:
-    """Let row ``i`` of the keys and values become what row ``rows[i]`` was."""
-    if layer.is_initialized:
-        for store in (layer.keys, layer.values):
-            assert store is not None
-            store.copy_(store.index_select(0, rows.to(store.device)))
+            store[torch.arange(len(store), device=store.device), :, index] = token.detach()[:, :, 0]

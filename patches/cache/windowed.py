@@ -1,13 +1,19 @@
 """The cache of a windowed model: one layer per decoder layer, bounded where the layer has a window."""
 
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin
 
+from patches.cache.compressed import CompressedLayer
+from patches.cache.layer import CacheLayer
+from patches.cache.layout import find_layout
 from patches.cache.offloaded import OffloadedLayer, Prefetcher
+from patches.cache.policies import KvCache
+from patches.cache.policies.policy import Place
 from patches.cache.static import Progress, StaticGlobalLayer, StaticWindowLayer, keep_address
 from patches.cache.window import WindowLayer
 from patches.frame import Step
@@ -17,6 +23,8 @@ from patches.policy import PolicyError, WindowPolicy
 class WindowedCache(Cache):
     """Sinks + ring in window layers; in global ones a layer that grows, or is static.
 
+    With a ``kv_cache`` in the config, layers keep their tokens as it says.
+
     Rows of a left-padded batch keep their own positions: ``starts`` follows every reordering of the batch.
     With a ``max_length`` every shape is fixed and the length lives on the device, so that a decode step can
     be compiled without a graph break and replayed as a CUDA graph.
@@ -25,7 +33,14 @@ class WindowedCache(Cache):
     (tests/patches/test_static.py).
     """
 
-    def __init__(self, config: PreTrainedConfig, max_length: int | None = None, offload: bool = False):
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        max_length: int | None = None,
+        offload: bool = False,
+        kv_cache: KvCache | None = None,
+        layout: str | None = None,
+    ):
         """Make an empty cache.
 
         Args:
@@ -33,39 +48,62 @@ class WindowedCache(Cache):
             max_length: Columns of static global layers, padding included; window layers bound nothing. None:
                 global layers grow.
             offload: Keep the keys and values of global layers in CPU memory.
+            kv_cache: How tokens are kept; None: as the config says.
+            layout: How tokens that are kept as they are lie in memory for attention, ``heads-first`` or
+                ``tokens-first``. None: what suits the device of the first tokens.
 
         Raises:
-            PolicyError: its ``attention_window`` is missing or wrong, ``max_length`` is below 1, or a static
-                cache is to be offloaded.
+            PolicyError: ``attention_window`` or ``kv_cache`` is missing or wrong, ``max_length`` is below 1,
+                a static cache is to be offloaded, or either to be compressed, or there is no such layout.
         """
         if max_length is not None and offload:
             raise PolicyError("a static cache cannot be offloaded: leave out max_length or offload")
         if max_length is not None and max_length < 1:
             raise PolicyError(f"max_length={max_length} must be a number of tokens, at least 1")
-        layers: int = config.num_hidden_layers
-        policy = getattr(config, "window_policy", None)
-        self.policy: WindowPolicy = policy or WindowPolicy.from_config(None, layers)
+        self.count: int = config.num_hidden_layers
+        self.policy = self._read_policy(config)
+        self.checkpoint = config.name_or_path or ""
+        self.kv_cache = kv_cache or KvCache.from_config(getattr(config, "kv_cache", None))
+        if not self.kv_cache.plain and (offload or max_length is not None):
+            raise PolicyError(
+                f"kv_cache keeps {self.kv_cache}, and a static or offloaded cache keeps tokens as they are; "
+                "make one that grows, or patches.make_cache(model, 'full')"
+            )
         self.starts: Tensor | None = None
+        self.begins: tuple[int, ...] | None = None
         self.begun = True
         self.max_length = max_length
         self.offloaded = offload
+        self.layout = None if layout is None else find_layout(layout)
         self.progress = None if max_length is None else Progress()
-        super().__init__(layers=[self._layer(index) for index in range(layers)])
+        super().__init__(layers=[self._layer(index) for index in range(self.count)])
         visiting = [layer for layer in self.layers if isinstance(layer, OffloadedLayer)]
         self.prefetcher = Prefetcher(visiting) if visiting else None
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the stored keys and values hold, slots that are still empty included."""
-        stores = (getattr(layer, name) for layer in self.layers for name in ("keys", "values"))
-        return sum(store.untyped_storage().nbytes() for store in stores if store is not None)
+        return sum(self.nbytes_by_part().values())
+
+    def nbytes_by_part(self) -> dict[str, int]:
+        """The same by kind of layer and by what is stored, such as ``global layers: values``."""
+        parts: Counter[str] = Counter()
+        for index, layer in enumerate(self.layers):
+            kind = "global layers" if self.policy.window_of(index) is None else "window layers"
+            if isinstance(layer, CompressedLayer):
+                held = layer.nbytes_by_part()
+            else:
+                stores = {name: getattr(layer, name) for name in ("keys", "values")}
+                held = {n: each.untyped_storage().nbytes() for n, each in stores.items() if each is not None}
+            parts.update({f"{kind}: {name}": nbytes for name, nbytes in held.items()})
+        return dict(parts)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Store new tokens of one layer; see ``WindowLayer.update``."""
         starts = None if self.starts is None else self.starts.to(key_states.device)
-        stored = super().update(key_states, value_states, layer_idx, starts=starts)
+        stored = super().update(key_states, value_states, layer_idx, starts=starts, begins=self.begins)
         layer = self.layers[layer_idx]
         if self.prefetcher is not None and isinstance(layer, OffloadedLayer):
             self.prefetcher.after(layer)
@@ -135,7 +173,7 @@ class WindowedCache(Cache):
                 with torch.inference_mode(False):
                     starts = starts.clone()
                 keep_address(starts)
-        self.starts = starts
+        self._set_starts(starts)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns seen, padding included; a static cache reads them from the device."""
@@ -146,11 +184,11 @@ class WindowedCache(Cache):
         return super().get_query_offset(layer_idx) if self.progress is None else self.progress.columns
 
     def reset(self) -> None:
-        """Forget everything; only layers that grow on their device give up their memory."""
+        """Forget everything; only layers that grow give up their memory."""
         if self.progress is not None:
             self.progress.set(0)
         for index, layer in enumerate(self.layers):
-            if isinstance(layer, WindowLayer | StaticGlobalLayer | OffloadedLayer):
+            if isinstance(layer, CacheLayer | CompressedLayer):
                 layer.reset()
             else:
                 # transformers 5.17 only zeroes a growing layer on reset, which leaves its tokens in place.
@@ -161,19 +199,19 @@ class WindowedCache(Cache):
         """Let row ``i`` become what row ``beam_idx[i]`` was."""
         super().reorder_cache(beam_idx)
         if self.starts is not None:
-            self.starts = self.starts.index_select(0, beam_idx.to(self.starts.device))
+            self._set_starts(self.starts.index_select(0, beam_idx.to(self.starts.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row ``repeats`` times."""
         super().batch_repeat_interleave(repeats)
         if self.starts is not None:
-            self.starts = self.starts.repeat_interleave(repeats)
+            self._set_starts(self.starts.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only the rows ``indices``."""
         super().batch_select_indices(indices)
         if self.starts is not None:
-            self.starts = self.starts[indices]
+            self._set_starts(self.starts[indices])
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens of every layer, or of none if one layer cannot; see ``WindowLayer.crop``."""
@@ -181,8 +219,10 @@ class WindowedCache(Cache):
         kept = tokens_to_remove if tokens_to_remove > 0 else length + tokens_to_remove
         # Never more than there is: transformers 5.17 cannot crop a growing layer that holds nothing yet.
         removed = length - min(max(kept, 0), length)
-        # Window layers come first because only they can refuse.
-        for layer in sorted(self.layers, key=lambda layer: not isinstance(layer, WindowLayer)):
+        for layer in self.layers:
+            if isinstance(layer, WindowLayer | CompressedLayer):
+                layer.check_kept(length - removed, length)
+        for layer in self.layers:
             layer.crop(-removed)  # type: ignore[union-attr]
         if self.progress is not None:
             self.progress.set(length - removed)
@@ -193,8 +233,20 @@ class WindowedCache(Cache):
         window, sinks = self.policy.window_of(index), self.policy.sinks
         if self.progress is not None and self.max_length is not None:
             if window is None:
-                return StaticGlobalLayer(self.max_length, self.progress)
-            return StaticWindowLayer(window, sinks, self.progress)
-        if window is not None:
-            return WindowLayer(window, sinks)
-        return OffloadedLayer() if self.offloaded else DynamicLayer()
+                return StaticGlobalLayer(self.max_length, self.progress, self.layout)
+            return StaticWindowLayer(window, sinks, self.progress, self.layout)
+        if window is None and self.offloaded:
+            return OffloadedLayer(self.layout)
+        alike = sum((window is None) == (index in self.policy.global_layers) for index in range(self.count))
+        sinks = 0 if window is None else sinks
+        place = Place(index, window, sinks, alike, self.layout, self.checkpoint)
+        return self.kv_cache.of(window).make(place)
+
+    def _read_policy(self, config: PreTrainedConfig) -> WindowPolicy:
+        policy: WindowPolicy | None = getattr(config, "window_policy", None)
+        return policy or WindowPolicy.from_config(None, config.num_hidden_layers)
+
+    def _set_starts(self, starts: Tensor | None) -> None:
+        self.starts = starts
+        # Layers that keep rows apart need them on the host; a static cache must not stop to read them.
+        self.begins = None if starts is None or self.kv_cache.plain else tuple(starts.tolist())

@@ -5,6 +5,8 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
+from patches.cache.stored import StoredTokens
+
 
 class GroupedCache(DynamicCache):
     """The growing cache of transformers, which can say how much it holds."""
@@ -53,6 +55,9 @@ class SharedHeads:
         keys, values = self.cache.update(
             key_states[:, :: self.groups], value_states[:, :: self.groups], *args, **kwargs
         )
+        if isinstance(keys, StoredTokens):
+            # Attention that can read these takes the heads as they are stored.
+            return keys, values
         if keys.shape[2] == key_states.shape[2]:
             # Nothing was there before: what came in already has all heads.
             return key_states, value_states

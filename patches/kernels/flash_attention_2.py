@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 CAPABILITY = (8, 0)
+HEAD_DIM_MAX = 256
+HEAD_DIM_STEP = 8
 FORWARD = frozenset({"max_q", "is_causal", "scale", "window_size_left", "window_size_right"})
 BACKWARD = FORWARD | {"rng_state", "unused"}
 
@@ -42,13 +44,14 @@ def _missing() -> str | None:
 
 
 def forward(
-    query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float
+    query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float, causal: bool = True
 ) -> tuple[Tensor, Tensor, Any]:
-    """``patches.attention.two_part.WindowKernel.forward`` by FlashAttention-2."""
+    """``patches.attention.two_part.WindowKernel.forward``; without ``causal``, every query sees every key."""
     q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
     output, lse, seed, unused, _ = torch.ops.aten._flash_attention_forward(
-        q, k, v, None, None, q.shape[1], k.shape[1], 0.0, q.shape[1] > 1, False, scale=scale, **_sides(window)
-    )
+        q, k, v, None, None, q.shape[1], k.shape[1], 0.0, causal and q.shape[1] > 1, False, scale=scale,
+        **_sides(window),
+    )  # fmt: skip
     # A row that sees nothing says so by plus infinity.
     return output.transpose(1, 2), lse.masked_fill(lse == torch.inf, -torch.inf), (seed, unused)
 

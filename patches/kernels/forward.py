@@ -7,7 +7,7 @@ the left edge of the window, plain inside it, masked at the diagonal. Blocks out
 from __future__ import annotations
 
 from patches.kernels.language import jit, tl
-from patches.kernels.scores import LN2, LOG2E, capped, load_rows, store_rows, visible
+from patches.kernels.scores import LN2, LOG2E, capped, load_rows, store_rows, stretches, visible
 
 
 @jit()
@@ -89,10 +89,7 @@ def attend_kernel(
     end = columns - sinks - skipped
     own = end - tokens + token
     oldest = end - tokens + begin
-    low = tl.maximum(oldest - window + 1, 0) // BLOCK_K * BLOCK_K
-    diagonal = tl.maximum((oldest + 1) // BLOCK_K * BLOCK_K, low)
-    inside = tl.cdiv(tl.maximum(oldest + BLOCK_Q - window, 0), BLOCK_K) * BLOCK_K
-    inside = tl.minimum(tl.maximum(inside, low), diagonal)
+    low, inside, diagonal = stretches(oldest, window, BLOCK_Q, BLOCK_K)
     for start in range(low, inside, BLOCK_K):
         acc, peak, total = _meet(
             queries, key_base, value_base, key_row, value_row, start, end, own, window, dim,

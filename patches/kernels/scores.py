@@ -1,4 +1,4 @@
-"""What the forward and the backward kernels share: loading rows, scores in base 2, and the mask."""
+"""What the forward and the backward kernels share: loading rows, scores in base 2, the mask and its edges."""
 
 from __future__ import annotations
 
@@ -57,3 +57,17 @@ def capped(products, factor, cap):
 def visible(own, column, end, window):
     """Whether the query at column ``own`` sees ``column``, for columns before ``end``."""
     return (column <= own) & (own - column < window) & (column < end)
+
+
+@jit()
+def stretches(oldest, window, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Where queries with own columns ``[oldest, oldest + BLOCK_Q)`` meet which blocks of keys.
+
+    From ``low`` on at the left edge of some window, from ``inside`` on in all of them and in the past of all,
+    from ``diagonal`` on in the past of some.
+    """
+    low = tl.maximum(oldest - window + 1, 0) // BLOCK_K * BLOCK_K
+    diagonal = tl.maximum((oldest + 1) // BLOCK_K * BLOCK_K, low)
+    inside = tl.cdiv(tl.maximum(oldest + BLOCK_Q - window, 0), BLOCK_K) * BLOCK_K
+    inside = tl.minimum(tl.maximum(inside, low), diagonal)
+    return low, inside, diagonal

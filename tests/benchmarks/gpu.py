@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.speed.records import Report, Row
+from eval.speed.records import ATTENTION, BACKWARD, FORWARD, MODEL, OWN, Report, Row
+from eval.speed.timing import paired_ratio
 
 ROOT = Path(__file__).parents[2]
 COMMON = ["--window", "4096", "--sinks", "4", "--device", "cuda", "--dtype", "bfloat16", "--runs", "30"]
@@ -62,7 +63,7 @@ class Target:
     bound: float
     batch: int = 1
     against: str = ""
-    own: str = "headroom "
+    own: str = OWN
 
 
 def milliseconds(own: Row, _: Row | None) -> float:
@@ -70,10 +71,10 @@ def milliseconds(own: Row, _: Row | None) -> float:
     return own.ms or float("inf")
 
 
-def of_floor(own: Row, floor: Row | None) -> float:
-    """Our paired time over another's."""
-    assert own.slower is not None and floor is not None and floor.slower is not None
-    return own.slower / floor.slower
+def over_other(own: Row, other: Row | None) -> float:
+    """Our time over another's in the same turn."""
+    assert other is not None
+    return paired_ratio(own.turns_ms, other.turns_ms)
 
 
 def over_bytes(own: Row, _: Row | None) -> float:
@@ -81,10 +82,9 @@ def over_bytes(own: Row, _: Row | None) -> float:
     return (own.ms or float("inf")) / (own.bound_ms or float("inf"))
 
 
-FORWARD, BACKWARD, ATTENTION, MODEL = "forward", "forward + backward", "decode, attention", "decode, model"
 TARGETS = [
     *(
-        Target(f"prefill {n // 1024}k: over {FLOOR}", "prefill", FORWARD, n, of_floor, 1.10, 1, FLOOR)
+        Target(f"prefill {n // 1024}k: over {FLOOR}", "prefill", FORWARD, n, over_other, 1.10, 1, FLOOR)
         for n in (32768, 131072)
     ),
     *(
@@ -93,7 +93,7 @@ TARGETS = [
     ),
     Target(
         "prefill 32k: fused over two-part, else the fused one stays off", "prefill", FORWARD, 32768,
-        of_floor, 1 / 1.2, 1, "headroom flash", "headroom triton",
+        over_other, 1 / 1.2, 1, f"{OWN} flash", f"{OWN} triton",
     ),
     Target("forward + backward 16k, ms (peer 16.4)", "training", BACKWARD, 16384, milliseconds, 12.0),
     Target("decode attention, ms a layer (peer 0.119)", "decode", ATTENTION, 32768, milliseconds, 0.020),

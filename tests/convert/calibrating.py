@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from convert import Request
@@ -10,6 +11,9 @@ from convert.layerwise.job import LayerJob
 from convert.merging import METHODS
 from convert.weights.checkpoint import open_weights
 from tests.convert.sources import Source
+
+ROWS = torch.arange(4 * 24).reshape(4, 24) * 7 % 61
+"""Token ids of a text."""
 
 
 def job_of(source: Source, kv_heads: int, method: str = "subspace") -> LayerJob:

@@ -139,7 +139,7 @@ def test_the_command_prints_the_table_and_the_ready_command(monkeypatch, capsys)
     assert "as it is" in out and "GQA-4" in out and "bandwidth?" in out
     code, out, _ = run(monkeypatch, capsys, *BARE, "--batch", 8, "--workload", "documents")
     assert code == 0
-    assert "python -m convert SRC DST --kv-heads 4" in out
+    assert "python -m convert SRC DST --kv-heads 8 --cache int4" in out
 
 
 def test_json_holds_everything(monkeypatch, capsys):

@@ -3,6 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+import torch
+
+import patches
+from convert import Request, convert, footprint
 from convert.footprint import CacheShape, build_rows, kv_bytes, kv_growth, kv_per_token
 from convert.quantities import format_change, format_value
 from convert.request import Row
@@ -23,9 +28,10 @@ def test_windowed_layers_stop_growing() -> None:
     assert kv_bytes(small, 4096) == 32 * 4096 * per_layer
     assert kv_bytes(small, 131072) == (8 * 131072 + 24 * 4100) * per_layer
     assert kv_growth(small) == 8 * per_layer
-    allocated = replace(small, at_once=True)
+    allocated = replace(small, ours=True)
     assert kv_bytes(allocated, 4096) == (8 * 4096 + 24 * 4100) * per_layer
     assert kv_bytes(allocated, 131072) == kv_bytes(small, 131072)
+    assert kv_bytes(allocated, 131073) == (8 * (131072 + 4096) + 24 * 4100) * per_layer
 
 
 def test_rows_name_every_quantity() -> None:
@@ -53,8 +59,6 @@ def test_quantities_read_well() -> None:
 
 
 def test_table_matches_the_files(make_checkpoint, tmp_path: Path) -> None:
-    from convert import Request, convert
-
     source = make_checkpoint("llama")
     result = convert(Request(str(source), tmp_path / "out", kv_heads=2))
     rows = {row.label: row for row in result.rows}
@@ -62,3 +66,19 @@ def test_table_matches_the_files(make_checkpoint, tmp_path: Path) -> None:
     assert rows["Weight files"].after == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert rows["KV cache per token"].before == 2 * 3 * 4 * 8 * 4
     assert rows["Parameters"].before - rows["Parameters"].after == 3 * 2 * 2 * 8 * 32
+
+
+@pytest.mark.parametrize(
+    "family,options", [("llama", {"window": 16, "sinks": 2, "global_layers": "1"}), ("gpt_neox", {})]
+)
+def test_the_table_has_the_bytes_of_a_live_cache(family, options, make_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(footprint, "LENGTHS", (33, 100))
+    result = convert(Request(str(make_checkpoint(family)), tmp_path / "out", kv_heads=2, **options))
+    assert result.tier == "windowed"
+    model, _ = patches.load(tmp_path / "out")
+    held = []
+    for tokens in footprint.LENGTHS:
+        prompt = torch.ones(1, tokens, dtype=torch.long)
+        run = model.generate(prompt, max_new_tokens=1, return_dict_in_generate=True)
+        held.append(run.past_key_values.nbytes)
+    assert [row.after for row in result.rows if row.label.startswith("KV cache at")] == held

@@ -10,8 +10,15 @@ from transformers import AutoModelForCausalLM
 
 from convert import Request, convert
 from convert.families import FAMILIES
+from convert.heads import AttentionHeads, Rotary
 from convert.layerwise import search
+from convert.layerwise.heads import Setting, merge_group, select
+from convert.layerwise.loss import measure_loss
+from convert.layerwise.merge import weighed
 from convert.layerwise.search import search_groups
+from convert.merging import METHODS
+from convert.merging.inputs import inputs_from_moment
+from convert.merging.method import MergeContext
 from tests.convert.free_moves import permute_heads
 from tests.convert.sources import Source, duplicate_heads
 
@@ -65,6 +72,27 @@ def test_search_is_deterministic_and_never_worse_than_neighbours() -> None:
     adjacent = [tuple(range(start, start + 3)) for start in range(0, 24, 3)]
     assert sum(map(cost, found)) < sum(map(cost, adjacent))
     assert sorted(head for group in found for head in group) == list(range(24))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"random"}))
+@pytest.mark.parametrize("rotary", [Rotary(8), Rotary(4), Rotary(0), Rotary(8, interleaved=True)])
+@pytest.mark.parametrize("key_norm", [False, True])
+def test_heads_weighed_once_lose_what_they_lose_weighed_in_every_group(method, rotary, key_norm) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, o, inputs, attended = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((8, 8, 24), (4, 8, 24), (4, 8, 24), (8, 24, 8), (24, 60), (8, 8, 20))
+    )
+    moments = inputs_from_moment(inputs @ inputs.T, attended @ attended.mT)
+    heads = AttentionHeads(q=q, k=k, v=v, o=o)
+    setting = Setting(METHODS[method], rotary, key_norm, moments, MergeContext("layer 0", "weight", 0, 0.02))
+    for group in ((0, 1), (1, 3), (0, 2, 3)):
+        losses = [
+            measure_loss(select(each, group), merge_group(each, group, by), rotary, by.inputs)
+            for each, by in ((heads, setting), weighed(heads, setting))
+        ]
+        assert losses[0].keys == pytest.approx(losses[1].keys, rel=1e-6)
+        assert losses[0].values == pytest.approx(losses[1].values, rel=1e-6)
 
 
 @pytest.mark.parametrize("method", ["mean", "first", "procrustes", "subspace"])

@@ -109,3 +109,9 @@ def ask() -> Callable[..., Ask]:
         return Ask(subject, baseline, section, text, seed, None, lambda _amount: None)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def no_environment_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval asks pip, git and the compilers what is installed after every evaluation: seconds, unused."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda _results: None)

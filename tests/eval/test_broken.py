@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-import patches.cache.windowed
+import patches.cache.policies.full
 import patches.generation
 from convert import Request, convert
 from eval.checkpoint import Loaded, find_checkpoint, load
@@ -55,8 +55,11 @@ def folder(make_folder: Callable[..., Path]) -> Path:
     return make_folder()
 
 
-def read(name: str, folder: Path) -> Loaded:
-    return load(find_checkpoint(name, folder), torch.device("cpu"), torch.float32)
+def read(name: str, folder: Path, break_it: Callable[[], None] = lambda: None) -> Loaded:
+    """The checkpoint in memory; ``break_it`` runs once its config was read and before its model is built."""
+    found = find_checkpoint(name, folder)
+    break_it()
+    return load(found, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +126,7 @@ def test_dropped_sinks_are_caught(
 ) -> None:
     section = NeedleSection(lengths=[LENGTH], depths=[0.0], samples=8, controls=1)
     whole = measure("needle", read("intact", folder), section)
-    wrong_policy(sinks=0)
-    broken = read("broken", folder)
+    broken = read("broken", folder, lambda: wrong_policy(sinks=0))
     reached = compared("reach", intact("reach"), measure("reach", broken))
     assert is_worse(reached["reach"]) and reached["reach"].cells["broken"].value == 0.0
     rows = compared("needle", whole, measure("needle", broken, section))
@@ -139,8 +141,7 @@ def test_a_window_off_by_one_is_caught(
     intact: Callable[[str], Outcome],
     wrong_policy: Callable[..., None],
 ) -> None:
-    wrong_policy(size=size)
-    outcome = measure("reach", read("broken", folder))
+    outcome = measure("reach", read("broken", folder, lambda: wrong_policy(size=size)))
     assert is_worse(compared("reach", intact("reach"), outcome)["reach"])
     assert (
         f"sees {size} tokens back, config.json says {WINDOW} tokens and {SINKS} sinks" in outcome.warnings[0]
@@ -155,7 +156,7 @@ def test_a_ring_off_by_one_is_caught(
 ) -> None:
     """The mask is right and the cache is one token too short."""
     monkeypatch.setattr(
-        patches.cache.windowed, "WindowLayer", lambda window, sinks: WindowLayer(window - 1, sinks)
+        patches.cache.policies.full, "WindowLayer", lambda window, *rest: WindowLayer(window - 1, *rest)
     )
     outcome = measure("consistency", read("broken", folder))
     rows = compared("consistency", intact("consistency"), outcome)
@@ -185,7 +186,7 @@ def test_a_cache_that_is_not_reset_is_caught(
 ) -> None:
     """One cache serves every call of generate, and between calls its global layer keeps its tokens."""
     kept: list[Any] = []
-    make = patches.generation.make_cache
+    make = patches.generation.cache_for
 
     def keep(*args: Any) -> Any:
         if not kept:
@@ -195,7 +196,7 @@ def test_a_cache_that_is_not_reset_is_caught(
                 layer.reset()
         return kept[0]
 
-    monkeypatch.setattr(patches.generation, "make_cache", keep)
+    monkeypatch.setattr(patches.generation, "cache_for", keep)
     outcome = measure("consistency", read("broken", make_folder(global_layers="3")))
     rows = compared("consistency", intact("consistency"), outcome)
     assert is_worse(rows["cache_kl"]) and is_worse(rows["same_again"])

@@ -1,5 +1,6 @@
 """The command line: one clear line and exit code 2, or a table and a report."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,23 @@ ROOT = Path(__file__).parents[2]
         (["a=absent"], ["'absent' is not a folder"]),
         (["a={dense}", "--suite", "quikc"], ["unknown suite 'quikc'", "did you mean 'quick'"]),
         (["a={dense}", "--lengths", "12,x"], ["--lengths '12,x'"]),
+        (["a={dense}", "--lengths", "3"], ["--lengths '3'", "numbers from 4"]),
         (["a={dense}", "--tasks", "headroom_nedle"], ["did you mean 'headroom_needle'"]),
         (["a={dense}", "--kinds", "multikey"], ["unknown kind 'multikey'", "did you mean 'multi-key'"]),
         (["a={dense}", "--kinds", "needle,needle"], ["needle.kinds must not repeat"]),
+        (["a={dense}", "--tasks", "piqa", "--data-dir", "absent"], ["data folder 'absent' is not a folder"]),
+        (
+            ["a={dense}", "--tasks", "piqa", "--data-dir", "{empty}"],
+            ["has no NAME.jsonl for piqa", "it has: none"],
+        ),
+        (
+            ["a={dense}", "--suite", "{bare}", "--num-fewshot", "2"],
+            ["num_fewshot", "no lm-eval tasks", "--tasks"],
+        ),
+        (["a={dense}", "--backend", "vllm"], ["backend 'vllm' needs the package vllm"]),
+        (["a={dense}", "--backend", "llama"], ["tasks.backend", "'llama'", "'hf' or 'vllm'"]),
+        (["a={dense}", "--chat-template"], ["chat template", "'a' has none"]),
+        (["a={dense}", "--batch-size", "0"], ["--batch-size '0' must be auto or a number"]),
         (["a={dense}", "--text", "absent.txt"], ["text file 'absent.txt'"]),
         (["a={dense}", "--device", "cuda:77"], ["device 'cuda:77' is not available"]),
         (["a={dense}", "--dtype", "int3"], ["dtype 'int3'", "float32"]),
@@ -36,7 +51,11 @@ ROOT = Path(__file__).parents[2]
         (["a={dense}", "--output", "{file}/out"], ["cannot be written"]),
     ],
 )
-def test_errors_are_one_line(arguments: list[str], parts: list[str], dense: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(
+    arguments: list[str], parts: list[str], dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    (tmp_path / "bare.yaml").write_text("name: bare\nfootprint: {}\n")
     (tmp_path / "empty").mkdir()
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -45,7 +64,8 @@ def test_errors_are_one_line(arguments: list[str], parts: list[str], dense: Path
         (broken / path.name).write_bytes(path.read_bytes())
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    places = {name: tmp_path / name for name in ("empty", "broken", "file")} | {"dense": dense}
+    places = {name: tmp_path / name for name in ("empty", "broken", "file")}
+    places |= {"dense": dense, "bare": tmp_path / "bare.yaml"}
     given = [argument.format(**places) for argument in arguments]
     if "--output" not in given:
         given += ["--output", str(tmp_path / "out")]
@@ -84,7 +104,11 @@ def test_help_reads_well() -> None:
         check=False,
     )
     assert done.returncode == 0
-    for option in ("--suite", "--text", "--tasks", "--kinds", "--lengths", "--limit", "--device", "--dtype"):
-        assert option in done.stdout
+    options = (
+        "suite text tasks data-dir num-fewshot chat-template backend kinds lengths limit device dtype output"
+    )
+    for option in options.split():
+        assert f"--{option}" in done.stdout
+    words = re.sub(r"[\s│]", "", done.stdout)
     for name in (*KINDS, *suite_names()):
-        assert name in done.stdout
+        assert name in words

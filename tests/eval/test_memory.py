@@ -16,7 +16,17 @@ from eval.checkpoint import find_checkpoint, load
 from eval.measures import footprint
 from eval.memory import cache_shape
 from eval.sections import FootprintSection
+from patches.cache.policies import POLICIES, KvCache
 from patches.families.llama import WindowedLlamaConfig
+
+TIGHT = {
+    "int8": "int8:block=8,group=8,residual=8",
+    "int4": "int4:block=8,group=8,residual=8",
+    "heavy-hitter": "heavy-hitter:budget=40,recent=8",
+    "merge": "merge:budget=40,recent=8",
+    "low-rank": "low-rank:rank=2,residual=8",
+}
+"""Settings under which a text of some dozen tokens is compressed."""
 
 
 @pytest.mark.parametrize("which", ["dense", "sliding"])
@@ -50,8 +60,9 @@ def test_predicted_is_measured_where_layers_differ_in_heads(
     outcome = footprint.run(ask(loaded, FootprintSection(lengths=[8, 100], predict_to=1024)))
     assert outcome.warnings == []
     assert loaded.checkpoint.record.config["kv_heads"] == [1, 4, 2]
-    ring = 20 if window else 100
-    assert outcome.detail["points"][-1]["measured"] == 2 * 8 * 4 * (ring * 1 + 100 * 4 + ring * 2)
+    # A layer that grows has room for 112 tokens when it holds 100.
+    ring = 20 if window else 112
+    assert outcome.detail["points"][-1]["measured"] == 2 * 8 * 4 * (ring * 1 + 112 * 4 + ring * 2)
     for point in outcome.detail["points"]:
         assert point["predicted"] == point["measured"], point
 
@@ -67,19 +78,31 @@ def test_a_window_with_sinks_is_sinks_plus_window_slots() -> None:
     shape = cache_shape(config)
     assert shape.window == 16
     assert shape.windowed_layers == 3
-    assert shape.kv_bytes(1000, 2) == 2 * (3 * 20 + 1000) * 2 * 8 * 2
-    assert shape.kv_bytes(5, 2, batch=3) == 3 * 2 * (3 * 20 + 5) * 2 * 8 * 2
+    assert shape.kv_bytes(1024, 2) == 2 * (3 * 20 + 1024) * 2 * 8 * 2
+    assert shape.kv_bytes(5, 2, batch=3) == 3 * 2 * (3 * 20 + 16) * 2 * 8 * 2
 
 
-def test_compressed_caches_are_not_guessed() -> None:
-    config = SimpleNamespace(
-        num_attention_heads=4,
-        hidden_size=32,
-        num_hidden_layers=2,
-        attention_window=None,
-        kv_cache={"bits": 8},
-    )
-    assert cache_shape(config).kv_bytes(100, 2) is None
+@pytest.mark.parametrize("window", [None, 64])
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != "full"])
+def test_predicted_is_measured_where_a_cache_is_compressed(
+    name: str, window: int | None, make_checkpoint: Callable[..., Path], ask: Callable[..., Any]
+) -> None:
+    kept = KvCache.from_specs(TIGHT[name], TIGHT[name] if "window" in POLICIES[name].kinds else "full")
+    bounds = {"size": window, "sinks": 4, "positions": "absolute", "global_layers": [1]}
+    folder = make_checkpoint(max_position_embeddings=1024)
+    entry = json.loads((folder / "config.json").read_text())
+    entry |= {"attention_window": bounds if window else None, "kv_cache": kept.to_config()}
+    AutoModelForCausalLM.from_config(WindowedLlamaConfig(**entry)).save_pretrained(folder)
+    loaded = load(find_checkpoint(name, folder), torch.device("cpu"), torch.float32)
+    lengths = [8, 9, 31, 32, 33, 100, 250]
+    outcome = footprint.run(ask(loaded, FootprintSection(lengths=lengths, predict_to=4096)))
+    assert outcome.warnings == []
+    assert loaded.checkpoint.record.config["kv_cache"] == kept.to_config()
+    for point in outcome.detail["points"]:
+        assert point["predicted"] == point["measured"] == point["after_prefill"], point
+    kept_whole = 250 + 2 * (window + 4 if window else 250)
+    assert outcome.detail["points"][-1]["measured"] < kept_whole * 2 * 2 * 8 * 4
+    assert max(point["length"] for point in outcome.detail["curve"]) == 4096
 
 
 @pytest.mark.skipif("windowed_llama" not in CONFIG_MAPPING, reason="patches has no windowed_llama yet")
@@ -94,6 +117,7 @@ def test_a_bounded_cache_holds_what_was_predicted(
     config["architectures"] = ["WindowedLlamaForCausalLM"]
     (folder / "config.json").write_text(json.dumps(config))
     loaded = load(find_checkpoint("windowed", folder), torch.device("cpu"), torch.float32)
-    outcome = footprint.run(ask(loaded, FootprintSection(lengths=[10, 18, 19, 60], predict_to=128)))
+    outcome = footprint.run(ask(loaded, FootprintSection(lengths=[10, 18, 19, 60, 65], predict_to=128)))
     assert outcome.warnings == []
-    assert outcome.detail["points"][-1]["measured"] == 2 * (2 * 18 + 60) * 2 * 8 * 4
+    for point, columns in zip(outcome.detail["points"], (16, 32, 32, 64, 80), strict=True):
+        assert point["measured"] == point["predicted"] == 2 * (2 * 18 + columns) * 2 * 8 * 4

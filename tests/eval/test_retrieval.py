@@ -10,12 +10,14 @@ from eval.checkpoint import Loaded
 from eval.compare import rows_of
 from eval.errors import EvalError
 from eval.measures import needle
+from eval.memory import LayerCache
 from eval.retrieval import KINDS, kind_table
 from eval.retrieval.document import Document
 from eval.retrieval.scoring import exact, found, share_found
 from eval.sections import NeedleSection
 from eval.strict import parse_strict
 from eval.suite import Suite
+from patches.cache.policies.policy import Place
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_rates_beyond_the_window_are_compared_over_the_same_documents(
     loaded_dense: Loaded, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader with a window of 150 and 40 sinks against one that sees everything."""
-    shape = replace(loaded_dense.checkpoint.shape, window=150, sinks=40)
+    shape = replace(loaded_dense.checkpoint.shape, window=150, layers=(LayerCache(Place(0, 150, 40, 1)),))
     windowed = replace(loaded_dense, checkpoint=replace(loaded_dense.checkpoint, window=150, shape=shape))
     section = NeedleSection(lengths=[400], depths=[0.0, 0.5, 1.0], samples=3, controls=2)
     pretend(monkeypatch, lambda document: document.answer if document.evidence else "")

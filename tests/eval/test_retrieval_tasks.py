@@ -14,6 +14,7 @@ from lm_eval.tasks import TaskManager
 from eval.checkpoint import Loaded, find_checkpoint, load
 from eval.errors import EvalError
 from eval.lm import StrictLM
+from eval.parallel import Peers
 from eval.retrieval import KINDS
 from eval.tasks.retrieval import documents
 
@@ -67,7 +68,7 @@ def test_lm_eval_runs_them_with_its_metadata(model: Loaded) -> None:
     manager = TaskManager(include_path=str(FOLDER.parent), include_defaults=False, metadata=metadata)
     names = [NAMES["needle"], NAMES["passkey"]]
     results: Any = simple_evaluate(
-        model=StrictLM(model, 4, bos_first=True), tasks=names, task_manager=manager, bootstrap_iters=10
+        model=StrictLM(model, 4, True, Peers()), tasks=names, task_manager=manager, bootstrap_iters=10
     )
     for name in names:
         scores = results["results"][name]

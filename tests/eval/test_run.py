@@ -12,7 +12,7 @@ import pytest
 from eval import run as run_module
 from eval.errors import EvalError
 from eval.report.heatmaps import heatmaps
-from eval.results import Results
+from eval.results import SCHEMA_VERSION, Cell, CheckpointRecord, GateOutcome, Outcome, Results, Row
 from eval.run import evaluate
 from eval.strict import parse_strict
 from eval.suite import Suite
@@ -53,7 +53,7 @@ def results(folder: Path) -> Results:
 
 
 def test_results_are_complete(results: Results, folder: Path) -> None:
-    assert results.schema_version == 1
+    assert results.schema_version == 2
     assert results.baseline == "source"
     assert {row.measure for row in results.rows} == set(SUITE.sections())
     for row in results.rows:
@@ -83,8 +83,10 @@ def test_the_page_needs_nothing_else(folder: Path, results: Results) -> None:
     page = (folder / "report.html").read_text()
     assert "{{" not in page and "{%" not in page
     addresses = re.findall(r"(?:src|href|srcset)\s*=\s*\"([^\"]*)\"", page)
-    assert addresses and all(address.startswith("data:") for address in addresses)
-    assert not re.findall(r"url\(|@import|<script", page)
+    assert addresses
+    for address in addresses:
+        assert address.startswith("data:") or (folder / address).is_file(), address
+    assert not re.findall(r"url\(|@import|<script [^>]*src|fetch\(", page)
     images = re.findall(r"<img src=\"data:image/png;base64,[A-Za-z0-9+/=]{500,}\" alt=\"([^\"]+)\"", page)
     pictures = heatmaps(results)
     assert {title: len(found) for title, found in pictures.items()} == {"Needles found": 2, "Common words": 2}
@@ -93,6 +95,11 @@ def test_the_page_needs_nothing_else(folder: Path, results: Results) -> None:
         assert text in page
     for title in pictures:
         assert f"<h3>{title}</h3>" in page
+    for text in (page, (folder / "report.md").read_text()):
+        line = (
+            "headroom_ending on windowed: multiple choice; 0-shot; made by eval/tasks; one pass through the "
+        )
+        assert f"{line}window of 32 in 2 of 3 layers (sdpa), no cache; batch size " in text
 
 
 def test_the_markdown_has_every_headline(folder: Path, results: Results) -> None:
@@ -135,6 +142,36 @@ def test_what_was_measured_is_not_measured_again(
     assert more.cell("perplexity", "source") == before.cell("perplexity", "source")
 
 
+def test_every_task_setting_is_part_of_the_key(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, data = make_checkpoint(), tmp_path / "data"
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    data.mkdir()
+    row = {"goal": "dresser", "sol1": "this", "sol2": "that", "label": 0}
+    for name in ("piqa.jsonl", "piqa.train.jsonl"):
+        (data / name).write_text(json.dumps(row) + "\n")
+    keys: list[str] = []
+
+    def stored(_store: Any, _name: str, _measure: str, key: str) -> Outcome:
+        keys.append(key)
+        return Outcome(metrics=[])
+
+    monkeypatch.setattr(run_module.Store, "get", stored)
+    base = {"names": ["piqa"], "data_dir": str(data)}
+    changes = [{}, {"num_fewshot": 1}, {"limit": 1}, {"chat_template": True}, {"bos": "always"}]
+    for change in changes:
+        evaluate([("a", folder)], parse_strict(Suite, {"tasks": base | change}), tmp_path / "out")
+    with (data / "piqa.jsonl").open("a") as file:
+        file.write(json.dumps(row | {"label": 1}) + "\n")
+    evaluate([("a", folder)], parse_strict(Suite, {"tasks": base}), tmp_path / "out")
+    assert len(set(keys)) == len(keys) == len(changes) + 1
+    shutil.copytree(data, tmp_path / "moved")
+    moved = base | {"data_dir": str(tmp_path / "moved")}
+    evaluate([("a", folder)], parse_strict(Suite, {"tasks": moved}), tmp_path / "out")
+    assert keys[-1] == keys[-2], "the same documents in another folder"
+
+
 def test_identical_checkpoints_have_no_differences(dense: Path, tmp_path: Path) -> None:
     suite = SUITE.model_copy(update={"speed": None, "tasks": None})
     results = evaluate([("a", dense), ("b", dense)], suite, tmp_path / "out")
@@ -169,3 +206,11 @@ def test_positions_in_the_cache_lift_the_limit(make_checkpoint: Callable[..., Pa
     checkpoint = find_checkpoint("endless", folder)
     checkpoint.check_length(100_000, "a text")
     assert checkpoint.window == 8
+
+
+def test_every_field_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
+    for record in (Results, Row, Cell, CheckpointRecord, GateOutcome):
+        for name in record.model_fields:
+            assert f"`{name}`" in page, f"{record.__name__}.{name}"
+    assert f"version {SCHEMA_VERSION}" in page

@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.speed.command import app
+from eval.speed.plot import look
 from eval.speed.records import PHASES, Report
 from patches.attention.backends import BACKENDS
+from tests.benchmarks.gpu import TARGETS
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -57,7 +59,7 @@ def test_every_phase_times_ours_and_what_is_beside_it(report: tuple[Report, Path
         assert (row.ms is not None) == (row.verdict == "timed")
         assert bool(row.reason) == (row.verdict != "timed")
     first = next(row for row in rows if row.verdict == "timed")
-    assert first.slower == 1.0 and first.runs == 2 and first.error is not None and first.error < 1e-5
+    assert first.slower == 1.0 and len(first.turns_ms) == 2 and first.error is not None and first.error < 1e-5
 
 
 def test_three_files_and_a_table(report: tuple[Report, Path, str]) -> None:
@@ -72,6 +74,29 @@ def test_three_files_and_a_table(report: tuple[Report, Path, str]) -> None:
     assert raw["schema_version"] == 1
     assert raw["ceilings"]["copy_bytes_per_s"] > 0 and raw["ceilings"]["matmul_flop_per_s"] > 0
     assert raw["environment"]["torch"] and raw["environment"]["threads"] == 1
+
+
+def test_no_two_contenders_look_alike_in_a_plot(report: tuple[Report, Path, str]) -> None:
+    count = len({row.contender for row in report[0].rows}) + len(SLOW.split(","))
+    assert len({tuple(look(index).items()) for index in range(count)}) == count
+
+
+def test_the_targets_for_a_gpu_name_contenders_that_there_are(report: tuple[Report, Path, str]) -> None:
+    for target in TARGETS:
+        names = {row.contender for row in report[0].rows if row.phase == target.phase}
+        names |= {f"headroom {name}" for name in SLOW.split(",")}
+        assert any(name.startswith(target.own) for name in names), target.what
+        assert target.against in names | {""}, target.what
+    step = next(target for target in TARGETS if target.phase == "decode, model")
+    assert "headroom, static cache".startswith(step.own)
+
+
+def test_without_ours_nothing_is_compared_with_ours(tmp_path: Path) -> None:
+    arguments = ["--shape", "tiny", *SMALL, "--phases", "attention", "--skip", "headroom"]
+    assert CliRunner().invoke(app, [*arguments, "--output", str(tmp_path)]).exit_code == 0
+    report = Report.model_validate_json((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    assert report.rows and all(row.verdict == "timed" and row.slower is None for row in report.rows)
+    assert "\N{MULTIPLICATION SIGN}" not in (tmp_path / "speed.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

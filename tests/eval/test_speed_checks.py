@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from typer.testing import CliRunner
 
 from eval.speed.command import app
 from eval.speed.costs import costs_of
+from eval.speed.model import Twins
 from eval.speed.records import PHASES, Report, Row
 from eval.speed.reference import Inputs, exact, output_error
 from eval.speed.request import build_ask
@@ -18,6 +21,11 @@ from patches.attention.mask import visible
 from patches.attention.sdpa import attend
 
 WINDOW, SINKS = 8, 3
+GIVEN: dict[str, int | None] = {"heads": None, "kv_heads": None, "head_dim": None, "layers": None}
+ASKED: dict[str, Any] = {
+    "lengths": [50], "batches": [2], "window": WINDOW, "sinks": SINKS, "phases": PHASES, "backends": None,
+    "skip": [], "device": "cpu", "dtype": "float32", "runs": 1, "limit_s": 1.0, "threads": 1, "seed": 0,
+}  # fmt: skip
 
 
 def a_key_too_few(query, key, value, frame, scoring):
@@ -79,19 +87,19 @@ def test_the_reference_is_the_mask(computes, past) -> None:
 
 
 def test_costs_count_what_the_mask_shows() -> None:
-    given = {"heads": None, "kv_heads": None, "head_dim": None, "layers": None}
-    ask = build_ask(
-        None, "tiny", given, lengths=[50], batches=[2], window=WINDOW, sinks=SINKS, phases=PHASES,
-        backends=None, skip=[], device="cpu", dtype="float32", runs=1, limit_s=1.0, threads=1, seed=0,
-    )  # fmt: skip
+    ask = build_ask(None, "tiny", GIVEN, **ASKED)
     row = Row(phase="forward", contender="x", computes="window + sinks", length=50, batch=2, verdict="timed")
     place = torch.arange(50)
     pairs = int(visible(place, place, WINDOW, SINKS).sum())
     assert costs_of(ask, row).flop == 4 * 2 * 8 * 64 * pairs
     dense = row.model_copy(update={"computes": "dense"})
     assert costs_of(ask, dense).flop == 4 * 2 * 8 * 64 * (50 * 51 // 2)
+    states = 4 * 2 * 50 * (2 * 8 + 2 * 2) * 64
+    assert costs_of(ask, row).moved_bytes == states
+    both = costs_of(ask, row.model_copy(update={"phase": "forward + backward"}))
+    assert both.flop == 3.5 * costs_of(ask, row).flop and both.moved_bytes == 2 * states
     decode = row.model_copy(update={"phase": "decode, attention"})
-    assert costs_of(ask, decode).read_bytes == 2 * 2 * (WINDOW + SINKS) * 2 * 64 * 4
+    assert costs_of(ask, decode).moved_bytes == 2 * 2 * (WINDOW + SINKS) * 2 * 64 * 4
 
 
 def test_turns_and_their_arithmetic() -> None:
@@ -102,3 +110,18 @@ def test_turns_and_their_arithmetic() -> None:
     assert [len(values) for values in times.values()] == [3, 3]
     assert quartiles([4.0, 1.0, 3.0, 2.0]) == (2.0, 2.5, 3.0)
     assert paired_ratio([2.0, 4.0, 30.0], [1.0, 2.0]) == 2.0
+
+
+@pytest.mark.parametrize(
+    "family,own",
+    [("mistral", {}), ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0})],
+)
+def test_the_dense_twin_of_a_model_that_slides_does_not(family, own, tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        family, vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, **own,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    twins = Twins(build_ask(str(tmp_path), None, GIVEN, **ASKED))
+    assert not any(DynamicCache(config=twins.dense.config).is_sliding)
+    assert all(DynamicCache(config=twins.sliding().config).is_sliding)

@@ -2,11 +2,23 @@
 
 import statistics
 
+import numpy as np
 import pytest
 
 from eval.compare import rows_of
+from eval.report.wording import judge
 from eval.results import Metric, Outcome
-from eval.stats import by_group, median, paired_error, rate_error, ratio_samples, standard_error, wilson
+from eval.stats import (
+    by_group,
+    mcnemar,
+    median,
+    paired_error,
+    paired_interval,
+    rate_error,
+    ratio_samples,
+    standard_error,
+    wilson,
+)
 
 
 def test_standard_error_is_that_of_the_mean() -> None:
@@ -81,3 +93,52 @@ def test_samples_pair_up_only_where_both_read_the_same() -> None:
     (row,) = rows_of({"measure": outcomes}, ["a", "b", "c"])
     assert row.cells["b"].delta_stderr == pytest.approx(0.0)
     assert row.cells["c"].delta_stderr == pytest.approx(8**0.5)
+
+
+def test_the_paired_bootstrap_covers_the_difference_it_should() -> None:
+    chance = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):
+        hard = chance.normal(0, 5, 40)
+        low, high = paired_interval((hard + chance.normal(0.5, 1, 40)).tolist(), hard.tolist(), trial) or (
+            0,
+            0,
+        )
+        assert high - low < 1.5, "hard samples are hard for both"
+        covered += low <= 0.5 <= high
+    assert 180 <= covered <= 200
+    assert paired_interval([1.0, 2.0], [1.0, 2.0, 3.0], 0) is None
+    assert paired_interval([1.0], [2.0], 0) is None
+
+
+def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ() -> None:
+    baseline = [100.0] * 50 + [0.0] * 50
+    values = [0.0] * 9 + [100.0] * 41 + [100.0] + [0.0] * 49
+    assert mcnemar(values, baseline) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert mcnemar(baseline, baseline) == 1.0
+    assert mcnemar([0.1, 0.2, 0.3], [0.1, 0.2, 0.4]) is None
+    assert mcnemar([0.0], [0.0, 100.0]) is None
+
+
+def test_a_few_lucky_samples_are_not_called_a_difference() -> None:
+    def outcome(hits: int) -> Outcome:
+        values = [100.0] * hits + [0.0] * (20 - hits)
+        return Outcome(
+            metrics=[
+                Metric(
+                    key="m",
+                    label="m",
+                    value=5.0 * hits,
+                    n=20,
+                    n_of="x",
+                    unit="%",
+                    better="higher",
+                    per_sample=values,
+                )
+            ]
+        )
+
+    outcomes = {"measure": {"a": outcome(10), "b": outcome(13), "c": outcome(18)}}
+    (row,) = rows_of(outcomes, ["a", "b", "c"])
+    assert row.cells["b"].p_value == pytest.approx(0.25)
+    assert [judge(row, row.cells[name]) for name in "abc"] == ["same", "same", "better"]

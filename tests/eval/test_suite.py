@@ -9,6 +9,7 @@ from eval.checkpoint import Loaded
 from eval.errors import EvalError
 from eval.measures import MEASURES
 from eval.retrieval import KINDS
+from eval.sections import TasksSection
 from eval.strict import parse_strict
 from eval.suite import SUITES, Suite, load_suite, narrow, suite_names
 
@@ -68,13 +69,17 @@ def test_an_unknown_suite_names_the_nearest(tmp_path: Path) -> None:
         load_suite(broken)
 
 
-def test_text_is_relative_to_the_suite_file(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("text: words.txt\nperplexity: {}\n")
-    assert load_suite(tmp_path / "mine.yaml").text == str(tmp_path / "words.txt")
+def test_paths_are_relative_to_the_suite_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("text: words.txt\ntasks: {names: [piqa], data_dir: data, limit: 3}\n")
+    suite = load_suite(tmp_path / "mine.yaml")
+    assert suite.text == str(tmp_path / "words.txt")
+    assert (
+        suite.tasks is not None and suite.tasks.data_dir == str(tmp_path / "data") and suite.tasks.limit == 3
+    )
 
 
 def test_options_narrow_a_suite() -> None:
-    suite = narrow(load_suite("quick"), [64, 32], ["arc_easy"], 3, ["passkey", "common-words"])
+    suite = narrow(load_suite("quick"), [64, 32], ["arc_easy"], 3, kinds=["passkey", "common-words"])
     assert suite.needle is not None and suite.needle.kinds == ["passkey", "common-words"]
     assert suite.consistency is not None and suite.consistency.length == 64 and suite.consistency.samples == 3
     assert suite.needle is not None and suite.needle.lengths == [32, 64] and suite.needle.samples == 3
@@ -94,3 +99,15 @@ def test_lengths_leave_out_what_they_leave_no_room_for() -> None:
 def test_kinds_give_a_suite_its_retrieval() -> None:
     suite = narrow(Suite(), kinds=["needle"])
     assert suite.needle is not None and suite.needle.kinds == ["needle"]
+
+
+def test_named_tasks_run_as_lm_eval_runs_them() -> None:
+    quick = load_suite("quick")
+    assert quick.tasks is not None and quick.tasks.bos == "always" and quick.tasks.limit == 40
+    options = {"data_dir": "here", "num_fewshot": 5, "chat_template": True, "backend": "vllm"}
+    suite = narrow(quick, tasks=["arc_easy"], task_options=options)
+    assert suite.tasks == TasksSection(names=["arc_easy"], bos="tokenizer", limit=None, **options)
+    kept = narrow(quick, task_options={"num_fewshot": 2}).tasks
+    assert kept == quick.tasks.model_copy(update={"num_fewshot": 2})
+    with pytest.raises(EvalError, match="data_dir: suite 'bare' has no lm-eval tasks"):
+        narrow(Suite(name="bare"), task_options={"data_dir": "here"})

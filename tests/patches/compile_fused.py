@@ -1,23 +1,17 @@
-"""Compile every fused kernel for a GPU that need not be here, and print what the compiler says, as JSON.
+"""Compile the fused kernels, and print what the assembler says.
 
-Usage: ``python -m tests.patches.compile_fused CAPABILITY HEAD_DIM DTYPE [softcap] [turned]``, without
-TRITON_INTERPRET.
+Usage: ``python -m tests.patches.compile_fused CAPABILITY HEAD_DIM DTYPE [softcap] [turned]``.
 """
 
 import json
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from patches.kernels import backward_keys, backward_queries, forward
 from patches.kernels.language import padded
-from patches.kernels.tiles import Tile, choose
+from patches.kernels.tiles import choose
+from tests.patches.offline import compile_kernel
 
 FLOATS = {"scale", "factor", "cap"}
 SINGLE_POINTERS = {"lse", "delta", "sink_logits"}
@@ -52,51 +46,21 @@ def kernels(dim: int, dtype: str, generation: int, options: list[str]) -> Iterat
     )
 
 
-def source(name: str, function, constants: dict, dtype: str) -> ASTSource:
-    """The kernel with the types and alignments of an ordinary call."""
-    signature, attributes = {}, {}
-    for place, argument in enumerate(function.arg_names):
-        partial = name == "d_sink" and argument in ("d_key", "d_value")
-        if argument in constants:
-            signature[argument] = "constexpr"
-        elif argument in POINTERS | SINGLE_POINTERS:
-            signature[argument] = "*fp32" if partial or argument in SINGLE_POINTERS else f"*{dtype}"
-            attributes[(place,)] = [["tt.divisibility", 16]]
-        else:
-            signature[argument] = "fp32" if argument in FLOATS else "i32"
-            if ALIGNED.search(argument):
-                attributes[(place,)] = [["tt.divisibility", 16]]
-    values = {(function.arg_names.index(key),): value for key, value in constants.items()}
-    return ASTSource(function, signature, constexprs=values, attrs=attributes)
+def measure(name: str, kernel, capability: int, dtype: str, constants: dict, tile) -> dict[str, int]:
+    names = kernel.arg_names
+    partial = {"d_key", "d_value"} if name == "d_sink" else set()
+    pointers = dict.fromkeys(POINTERS, f"*{dtype}") | dict.fromkeys(SINGLE_POINTERS | partial, "*fp32")
+    types = dict.fromkeys(names, "i32") | dict.fromkeys(FLOATS, "fp32") | pointers
+    aligned = {argument for argument in names if argument in pointers or ALIGNED.search(argument)}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    return compile_kernel(kernel, capability, types, constants, aligned, options)
 
 
-def measure(built, tile: Tile) -> dict[str, int | str]:
-    """Registers, spilled bytes, shared memory and wide matrix instructions of a compiled kernel."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(built.asm["cubin"])
-        file.flush()
-        tool = triton.knobs.nvidia.cuobjdump.path
-        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
-    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage.stdout)}
+def main(capability: int, dim: int, dtype: str, *options: str) -> dict[str, dict[str, int]]:
     return {
-        "tile": str(tile),
-        "registers": found["REG"],
-        "spilled_bytes": found["STACK"] + found["LOCAL"],
-        "shared_bytes": built.metadata.shared,
-        "wgmma": built.asm["ptx"].count("wgmma.mma_async"),
+        name: measure(name, kernel, capability, dtype, constants, tile)
+        for name, kernel, constants, tile in kernels(dim, dtype, capability // 10, list(options))
     }
-
-
-def main(capability: int, dim: int, dtype: str, *options: str) -> dict[str, dict]:
-    report = {}
-    for name, function, constants, tile in kernels(dim, dtype, capability // 10, list(options)):
-        built = triton.compile(
-            source(name, function, constants, dtype),
-            target=GPUTarget("cuda", capability, 32),
-            options={"num_warps": tile.warps, "num_stages": tile.stages},
-        )
-        report[name] = measure(built, tile)
-    return report
 
 
 if __name__ == "__main__":

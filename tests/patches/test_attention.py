@@ -5,9 +5,9 @@ import torch
 
 from patches.attention import eager, sdpa
 from patches.attention.scoring import Scoring
-from patches.cache.window import WindowLayer
+from patches.check.reference import reference_attention
 from patches.frame import Frame, Step
-from tests.patches.reference import reference_attention
+from tests.patches.passes import in_passes
 
 BACKENDS = {"eager": eager, "sdpa": sdpa}
 WINDOW, SINKS, DIM = 8, 3, 16
@@ -31,18 +31,11 @@ def draw(batch: int, heads: int, kv_heads: int, length: int, dtype: torch.dtype 
 
 def stream(backend, query, key, value, sizes, starts, window, sinks):
     """Feed the rows through a cache in passes of ``sizes`` tokens, attending after every pass."""
-    layer = WindowLayer(window, sinks)
-    ragged = torch.tensor(starts) if any(starts) else None
-    outputs, past = [], 0
-    for size in sizes:
-        part = slice(past, past + size)
-        # Rows that have not begun yet count every column so far as padding.
-        begun = None if ragged is None else ragged.clamp(max=past + size)
-        keys, values = layer.update(key[:, :, part], value[:, :, part], starts=begun)
-        frame = Frame(Step(past, begun), size, window, sinks)
-        outputs.append(backend.attend(query[:, :, part], keys, values, frame, Scoring(DIM**-0.5))[0])
-        past += size
-    return torch.cat(outputs, dim=2)
+
+    def attend(inputs, frame):
+        return backend.attend(*inputs[:3], frame, Scoring(DIM**-0.5))[0]
+
+    return in_passes(attend, [query, key, value, None, None], sizes, window, sinks, starts)
 
 
 def real(output, starts):
@@ -55,7 +48,7 @@ def real(output, starts):
 def test_prefill_equals_the_reference_at_every_boundary(name, length, sinks):
     query, key, value = draw(2, 4, 2, length)
     got = stream(BACKENDS[name], query, key, value, [length], [0, 0], WINDOW, sinks)
-    torch.testing.assert_close(got, reference_attention(query, key, value, [0, 0], WINDOW, sinks, DIM**-0.5))
+    torch.testing.assert_close(got, reference_attention(query, key, value, WINDOW, sinks, DIM**-0.5))
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -64,7 +57,7 @@ def test_prefill_equals_the_reference_at_every_boundary(name, length, sinks):
 def test_any_split_into_passes_equals_one_pass(name, heads, kv_heads, starts, sizes):
     query, key, value = draw(3, heads, kv_heads, 40)
     got = stream(BACKENDS[name], query, key, value, sizes, starts, WINDOW, SINKS)
-    want = reference_attention(query, key, value, starts, WINDOW, SINKS, DIM**-0.5)
+    want = reference_attention(query, key, value, WINDOW, SINKS, DIM**-0.5, [[start] for start in starts])
     torch.testing.assert_close(real(got, starts), real(want, starts))
 
 
@@ -74,7 +67,7 @@ def test_any_split_into_passes_equals_one_pass(name, heads, kv_heads, starts, si
 )
 def test_extreme_windows(name, window, sinks, length):
     query, key, value = draw(1, 2, 1, length)
-    want = reference_attention(query, key, value, [0], window, sinks, DIM**-0.5)
+    want = reference_attention(query, key, value, window, sinks, DIM**-0.5)
     for sizes in ([length], [length // 2, length - length // 2 - 1, 1]):
         got = stream(BACKENDS[name], query, key, value, sizes, [0], window, sinks)
         torch.testing.assert_close(got, want)
@@ -88,7 +81,7 @@ def test_global_layers_are_dense_and_causal(name, starts, past):
     step = Step(past, torch.tensor(starts) if any(starts) else None)
     frame = Frame(step, 30 - past, None, SINKS)
     got = BACKENDS[name].attend(query[:, :, past:], key, value, frame, Scoring(DIM**-0.5))[0]
-    want = reference_attention(query, key, value, starts, None, 0, DIM**-0.5)
+    want = reference_attention(query, key, value, None, 0, DIM**-0.5, [[start] for start in starts])
     shifted = [max(start - past, 0) for start in starts]
     torch.testing.assert_close(real(got, shifted), real(want[:, :, past:], shifted))
 
@@ -103,7 +96,7 @@ def test_gradients_equal_the_reference(name, starts, length):
         weight[row, :, :start] = 0
     got = stream(BACKENDS[name], query, key, value, [length], starts, WINDOW, SINKS)
     grads = torch.autograd.grad((got * weight).sum(), (query, key, value))
-    want = reference_attention(query, key, value, starts, WINDOW, SINKS, DIM**-0.5)
+    want = reference_attention(query, key, value, WINDOW, SINKS, DIM**-0.5, [[start] for start in starts])
     expected = torch.autograd.grad((want * weight).sum(), (query, key, value))
     for one, other in zip(grads, expected, strict=True):
         torch.testing.assert_close(one, other)
@@ -112,7 +105,7 @@ def test_gradients_equal_the_reference(name, starts, length):
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_low_precision_stays_near_float64(dtype, tolerance):
     query, key, value = draw(1, 4, 2, 600, dtype)
-    want = reference_attention(query, key, value, [0], 64, 4, DIM**-0.5)
+    want = reference_attention(query, key, value, 64, 4, DIM**-0.5)
     got = stream(sdpa, query, key, value, [600], [0], 64, 4)
     assert got.dtype == dtype
     assert (got.double() - want).norm() / want.norm() < tolerance

@@ -20,14 +20,14 @@ def fill(model, length, rows=1, **mode):
 def test_nbytes_is_the_formula_and_stays_there(rows):
     model = windowed_model("llama")
     slot = 2 * 2 * 12 * 4 * rows  # keys and values, 2 heads, head_dim 12, float32
-    for length in (1, WINDOW, 50):
+    for length, columns in ((1, 16), (WINDOW, 16), (50, 64)):
         cache, _ = fill(model, length, rows)
-        assert cache.nbytes == 2 * (WINDOW + SINKS) * slot + length * slot
+        assert cache.nbytes == (2 * (WINDOW + SINKS) + columns) * slot
     before = [layer.keys.data_ptr() for layer in (cache.layers[0], cache.layers[2])]
     for _ in range(40):
         with torch.no_grad():
             model(torch.full((rows, 1), 5), past_key_values=cache, use_cache=True)
-    assert cache.nbytes == 2 * (WINDOW + SINKS) * slot + 90 * slot
+    assert cache.nbytes == (2 * (WINDOW + SINKS) + 96) * slot
     assert [layer.keys.data_ptr() for layer in (cache.layers[0], cache.layers[2])] == before
 
 
@@ -36,7 +36,7 @@ def test_a_prompt_a_hundred_windows_long_leaves_only_the_window_behind():
     keys = torch.randn(1, 2, 800, 4)
     layer.update(keys, keys)
     assert layer.keys.untyped_storage().nbytes() == 10 * 2 * 4 * 4
-    kept = layer.keys[0, :, 0, 0]
+    kept = layer.keys[0, 0, :, 0]
     assert sorted(kept.tolist()) == sorted(torch.cat([keys[0, 0, :2, 0], keys[0, 0, -8:, 0]]).tolist())
 
 
@@ -45,7 +45,14 @@ def continuation(model, cache, token):
         return model(token, past_key_values=cache, use_cache=True).logits
 
 
-MODES = pytest.mark.parametrize("mode", [{}, {"max_length": 90}, {"offload": True}], ids=str)
+MODES = pytest.mark.parametrize(
+    "mode",
+    [
+        {}, {"layout": "tokens-first"}, {"max_length": 90}, {"max_length": 90, "layout": "tokens-first"},
+        {"offload": True},
+    ],
+    ids=str,
+)  # fmt: skip
 
 
 @MODES

@@ -12,9 +12,7 @@ from patches import __main__ as command
 from patches.attention import eager
 from patches.attention.backends import BACKENDS
 from patches.check.cases import Case, matrix
-from patches.check.reference import reference_attention
 from patches.listing import HEAD_DIMS, served
-from tests.patches.reference import reference_attention as other_reference
 
 
 def run(monkeypatch, capsys, *words):
@@ -107,10 +105,3 @@ def test_cases_are_told_apart_and_cover_every_layout():
         assert len({case.about for case in cases}) == len(cases)
         assert any(case.padded for case in cases) and any(case.packed for case in cases)
         assert any(case.passes[-1] == 1 for case in cases) and any(min(case.passes) > 1 for case in cases)
-
-
-@pytest.mark.parametrize("window,sinks", [(8, 3), (None, 3), (1, 0)])
-def test_two_references_written_apart_agree(window, sinks):
-    query, key, value = (torch.randn(2, heads, 30, 16) for heads in (4, 2, 2))
-    got = reference_attention(query, key, value, window, sinks, 0.25, [[0], [7]])
-    torch.testing.assert_close(got, other_reference(query, key, value, [0, 7], window, sinks, 0.25))

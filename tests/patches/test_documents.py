@@ -8,8 +8,8 @@ from patches import PolicyError
 from patches.attention import eager, sdpa
 from patches.attention.documents import attend_documents
 from patches.attention.scoring import Scoring
+from patches.check.reference import reference_attention
 from patches.frame import Document, Frame, Step
-from tests.patches.reference import reference_attention
 from tests.patches.tiny import VOCAB, windowed_model
 
 LENGTHS = [30, 1, 21, 8]
@@ -81,7 +81,7 @@ def test_documents_equal_the_reference_and_its_gradient(backend):
     wanted = torch.zeros_like(got)
     for document in documents:
         part = (slice(document.row, document.row + 1), slice(None), slice(document.begin, document.end))
-        wanted[part] = reference_attention(*(tensor[part] for tensor in inputs), [0], 8, 3, 0.25)
+        wanted[part] = reference_attention(*(tensor[part] for tensor in inputs), 8, 3, 0.25)
     torch.testing.assert_close(got, wanted)
     weight = torch.randn(got.shape, generator=generator, dtype=torch.float64)
     grads = (torch.autograd.grad((out * weight).sum(), inputs) for out in (got, wanted))

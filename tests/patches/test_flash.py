@@ -1,41 +1,16 @@
-"""The flash backend: why it refuses, and on a GPU the exactness of every path with FlashAttention-2."""
+"""The flash backend: on a GPU the exactness of every path with FlashAttention-2."""
 
 import pytest
 import torch
 
 from patches.attention import flash
 from patches.attention.scoring import Scoring
-from patches.cache.window import WindowLayer
 from patches.check.reference import reference_attention
 from patches.frame import Frame, Step
+from tests.patches.passes import in_passes
 
 DIM, WINDOW, SINKS, HEADS = 16, 8, 3, 4
 on_gpu = pytest.mark.skipif(flash.missing() is not None, reason=f"FlashAttention-2: {flash.missing()}")
-
-
-@pytest.mark.parametrize(
-    "change,said",
-    [
-        ({"dtype": torch.float32}, "float16 or bfloat16, not float32"),
-        ({"dim": 264}, "head_dim=264 is above 256"),
-        ({"dim": 20}, None),
-        ({"starts": torch.tensor([3]), "past": 5}, "rows are padded"),
-        ({"starts": torch.tensor([3])}, None),
-        ({"dropout": 0.1}, "no attention dropout"),
-        ({"softcap": 30.0}, "no softcap"),
-        ({"sink_logits": torch.zeros(4), "sink_query": torch.zeros(1, 4, 40, 64)}, None),
-        ({}, None),
-    ],
-)
-def test_refusals_say_why(change, said):
-    class Query:
-        device = torch.device("cuda")
-        dtype = change.pop("dtype", torch.bfloat16)
-        shape = (1, 4, 40, change.pop("dim", 64))
-
-    frame = Frame(Step(change.pop("past", 0), change.pop("starts", None)), 40, WINDOW, SINKS)
-    reason = flash.refusal(Query, frame, Scoring(0.25, **change))
-    assert reason is None if said is None else said in reason
 
 
 def test_without_triton_the_sinks_take_the_plain_road(monkeypatch):
@@ -93,17 +68,7 @@ def test_forward_and_backward_equal_the_reference(length, kv_heads, dim, own_que
 def test_passes_after_a_cache_equal_one(sizes, own_query, logits):
     length = sum(sizes)
     inputs = [None if leaf is None else leaf.detach() for leaf in draw(length, 2, 64, own_query, logits)]
-    query, key, value, sink_query, logit = inputs
-    layer, past, outputs = WindowLayer(WINDOW, SINKS), 0, []
-    for size in sizes:
-        part = (slice(None), slice(None), slice(past, past + size))
-        keys, values = layer.update(key[part], value[part])
-        own = None if sink_query is None else sink_query[part]
-        outputs.append(
-            attend([query[part], keys, values, own, logit], Frame(Step(past), size, WINDOW, SINKS))
-        )
-        past += size
-    assert error(torch.cat(outputs, dim=2), wanted(inputs)) < 1e-2
+    assert error(in_passes(attend, inputs, sizes, WINDOW, SINKS), wanted(inputs)) < 1e-2
 
 
 @pytest.mark.gpu

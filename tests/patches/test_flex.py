@@ -7,11 +7,11 @@ from torch.nn.attention.flex_attention import AuxOutput, flex_attention
 from patches.attention import flex
 from patches.attention.mask import visible
 from patches.attention.scoring import Scoring
-from patches.cache.window import WindowLayer
 from patches.check.reference import reference_attention
 from patches.frame import Frame, Step
 from patches.kernels import bands
 from patches.kernels.bands import block_mask
+from tests.patches.passes import in_passes
 
 CPU = torch.device("cpu")
 DIM, WINDOW, SINKS, HEADS = 16, 8, 3, 4
@@ -107,17 +107,7 @@ def test_forward_and_backward_equal_the_reference(length, own_query, logits, sof
 @pytest.mark.parametrize("sizes", [[20, 20], [2, 38], [5, 9, 26], [12, 28]])
 def test_chunks_after_a_cache(sizes, own_query, logits, softcap, plain):
     inputs = [None if leaf is None else leaf.detach() for leaf in draw(40, own_query, logits)]
-    query, key, value, sink_query, logit = inputs
-    layer, past, outputs = WindowLayer(WINDOW, SINKS), 0, []
-    for size in sizes:
-        part = (slice(None), slice(None), slice(past, past + size))
-        keys, values = layer.update(key[part], value[part])
-        own = None if sink_query is None else sink_query[part]
-        outputs.append(
-            attend([query[part], keys, values, own, logit], Frame(Step(past), size, WINDOW, SINKS))
-        )
-        past += size
-    close(torch.cat(outputs, dim=2), wanted(inputs, WINDOW, SINKS))
+    close(in_passes(attend, inputs, sizes, WINDOW, SINKS), wanted(inputs, WINDOW, SINKS))
 
 
 @pytest.mark.parametrize("past", [0, 5])
@@ -138,29 +128,6 @@ def test_a_long_table_never_holds_the_pairs_of_tokens():
     met = table.kv_num_blocks + table.full_kv_num_blocks
     assert met.max() == 4096 // bands.BLOCK + 2
     block_mask.cache_clear()
-
-
-@pytest.mark.parametrize(
-    "change,said",
-    [
-        ({"dtype": torch.float64}, "not float64"),
-        ({"dim": 8}, "head_dim=8 is below 16"),
-        ({"starts": torch.tensor([3])}, "rows are padded"),
-        ({"dropout": 0.1}, "no attention dropout"),
-        ({"past": 9, "tokens": 1}, "no blocks to skip"),
-        ({"sink_logits": torch.zeros(4)}, "no log-sum-exp"),
-        ({"requires_grad": True}, "no backward"),
-        ({"softcap": 5.0}, None),
-    ],
-)
-def test_refusals_on_a_cpu_say_why(change, said, monkeypatch):
-    monkeypatch.setattr(flex, "_no_compiler", lambda device: None)
-    tokens = change.pop("tokens", 40)
-    dtype, wants = change.pop("dtype", torch.float32), change.pop("requires_grad", False)
-    query = torch.zeros(1, HEADS, tokens, change.pop("dim", 16), dtype=dtype, requires_grad=wants)
-    frame = Frame(Step(change.pop("past", 0), change.pop("starts", None)), tokens, WINDOW, SINKS)
-    reason = flex.refusal(query, frame, Scoring(0.25, **change))
-    assert reason is None if said is None else said in reason
 
 
 def test_without_a_compiler_it_says_so(monkeypatch):

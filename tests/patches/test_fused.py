@@ -9,8 +9,9 @@ from torch import Tensor
 from patches.attention import eager, fused
 from patches.attention.scoring import Scoring
 from patches.cache.window import WindowLayer
+from patches.check.reference import reference_attention
 from patches.frame import Frame, Step
-from tests.patches.reference import reference_attention
+from tests.patches.passes import in_passes
 
 pytestmark = pytest.mark.skipif(fused.missing() is not None, reason=f"fused kernels: {fused.missing()}")
 
@@ -70,7 +71,7 @@ def test_every_boundary_forward_and_backward(length, sinks):
     inputs = draw(length)
     wide = exact(inputs)
     got = fused.attend(*inputs, Frame(Step(0), length, WINDOW, sinks), Scoring(DIM**-0.5))[0]
-    want = reference_attention(*wide, [0], WINDOW, sinks, DIM**-0.5)
+    want = reference_attention(*wide, WINDOW, sinks, DIM**-0.5)
     weight = torch.randn(want.shape, dtype=torch.float64)
     grads = torch.autograd.grad((got * weight.to(got)).sum(), inputs)
     agree([got, *grads], [want, *torch.autograd.grad((want * weight).sum(), wide)], TOLERANCE[got.dtype])
@@ -132,16 +133,14 @@ def test_scores_of_every_kind(softcap, with_logits, turned, past):
 
 @pytest.mark.parametrize("sizes", [[20, 20], [2, 38], [5, 9, 26], [1, 39]])
 def test_chunks_after_a_cache_equal_one_pass(sizes):
-    query, key, value = (tensor.detach() for tensor in draw(40))
-    layer, past, outputs = WindowLayer(WINDOW, SINKS), 0, []
-    for size in sizes:
-        part = slice(past, past + size)
-        keys, values = layer.update(key[:, :, part], value[:, :, part])
-        frame = Frame(Step(past), size, WINDOW, SINKS)
-        outputs.append(fused.attend(query[:, :, part], keys, values, frame, Scoring(DIM**-0.5))[0])
-        past += size
-    want = reference_attention(*exact([query, key, value]), [0], WINDOW, SINKS, DIM**-0.5)
-    agree([torch.cat(outputs, dim=2)], [want], TOLERANCE[torch.float32])
+    inputs = [tensor.detach() for tensor in draw(40)]
+
+    def attend(part, frame):
+        return fused.attend(*part[:3], frame, Scoring(DIM**-0.5))[0]
+
+    got = in_passes(attend, [*inputs, None, None], sizes, WINDOW, SINKS)
+    want = reference_attention(*exact(inputs), WINDOW, SINKS, DIM**-0.5)
+    agree([got], [want], TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("past", [0, 5, 39])
@@ -155,7 +154,7 @@ def test_padded_rows_attend_for_themselves():
     inputs = draw(24, batch=2)
     step = Step(0, torch.tensor([0, 7], device=DEVICE))
     got = fused.attend(*inputs, Frame(step, 24, WINDOW, SINKS), Scoring(DIM**-0.5))[0]
-    want = reference_attention(*exact(inputs), [0, 7], WINDOW, SINKS, DIM**-0.5)
+    want = reference_attention(*exact(inputs), WINDOW, SINKS, DIM**-0.5, [[0], [7]])
     agree([got], [want], TOLERANCE[torch.float32])
 
 

@@ -1,4 +1,4 @@
-"""The fused kernels as a backend: when they refuse, by which name they go, and under torch.compile."""
+"""The fused kernels as a backend: by which name they go, and under torch.compile."""
 
 import pytest
 import torch
@@ -12,35 +12,6 @@ from tests.patches.tiny import windowed_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_kernels = pytest.mark.skipif(fused.missing() is not None, reason=f"fused kernels: {fused.missing()}")
-
-
-@pytest.mark.parametrize(
-    "change,said",
-    [
-        ({"device": "mps"}, "the tensors are on mps"),
-        ({"dtype": torch.float64}, "not float64"),
-        ({"dim": 264}, "head_dim=264 is above 256"),
-        ({"dim": 256, "dtype": torch.float32}, "head_dim=256 is above 128"),
-        ({"tokens": 1, "past": 9}, "slots of a cache"),
-        ({"tokens": 1, "past": 9, "window": None}, None),
-        ({"starts": torch.tensor([3]), "past": 5}, "rows are padded"),
-        ({"starts": torch.tensor([3])}, None),
-        ({"dropout": 0.1}, "no attention dropout"),
-        ({"scale": -1.0}, "a scale above 0, not -1.0"),
-        ({}, None),
-    ],
-)
-def test_refusals_say_why(change, said):
-    class Query:
-        device = torch.device(change.get("device", "cuda"))
-        dtype = change.get("dtype", torch.bfloat16)
-        shape = (1, 4, change.get("tokens", 40), change.get("dim", 64))
-
-    step = Step(change.get("past", 0), change.get("starts"))
-    frame = Frame(step, Query.shape[2], change.get("window", 8), 3)
-    scoring = Scoring(change.get("scale", 0.25), dropout=change.get("dropout", 0.0))
-    reason = fused.refusal(Query, frame, scoring)
-    assert reason is None if said is None else said in reason
 
 
 def test_a_machine_without_a_gpu_is_told_so(monkeypatch):

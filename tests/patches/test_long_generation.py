@@ -42,4 +42,4 @@ def test_every_token_is_the_masked_dense_models_own(family, length):
     # The softmax of transformers' dense attention is in float32 whatever the model is in.
     torch.testing.assert_close(torch.cat(got.logits), want.float(), atol=2e-5, rtol=2e-5)
     assert len(set(got.sequences[0, -100:].tolist())) > 5
-    assert cache.layers[0].stores[0].shape[1] == SINKS + WINDOW
+    assert cache.layers[0].stores[0].shape[2] == SINKS + WINDOW

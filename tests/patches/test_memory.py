@@ -55,7 +55,7 @@ def test_nbytes_equals_what_the_allocator_gave(max_length):
 
         kept = sum(allocations(work))
         released = allocations(caches.clear)
-    nbytes = 2 * 2 * 2 * 12 * 4 * (2 * (8 + 3) + (max_length or 30))
+    nbytes = 2 * 2 * 2 * 12 * 4 * (2 * (8 + 3) + (max_length or 32))
     # The allocator rounds each tensor up to 64 bytes.
     assert 0 <= -sum(released) - nbytes <= 64 * 8
     assert abs(kept + sum(released)) <= 64 * 8
@@ -91,7 +91,7 @@ def test_peak_memory_of_a_chunked_prefill_does_not_depend_on_its_length():
     assert abs(peaks[1] - peaks[0]) <= 4096
 
 
-@pytest.mark.parametrize("static,copies", [(True, 1), (False, 2)])
+@pytest.mark.parametrize("static,copies", [(True, 1), (False, 1.5)])
 def test_a_global_layer_adds_its_own_cache_and_one_block_of_scores(static, copies):
     model = long_model([1])
     prefill(model, patches.WindowedCache(model.config), 2 * CHUNK)
@@ -103,6 +103,6 @@ def test_a_global_layer_adds_its_own_cache_and_one_block_of_scores(static, copie
         # A mask in float32 of one block of queries against everything is the largest there may be.
         assert max(sizes) <= max(length * TOKEN_BYTES // 2, ROWS * length * 4) + 64
     per_token = (peaks[1] - peaks[0]) / (lengths[1] - lengths[0])
-    # Growing layers are copied when they grow, which holds them twice; a mask is bool and float32 for rows
-    # of one head of the two in a group, then float32 for those of both.
+    # Growing layers are copied when they grow, which holds keys or values twice; a mask is bool and float32
+    # for rows of one head of the two in a group, then float32 for those of both.
     assert per_token <= copies * TOKEN_BYTES + ROWS * ((1 + 4) / 2 + 4)

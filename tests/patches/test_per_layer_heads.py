@@ -71,7 +71,7 @@ def test_attention_weights_of_every_layer(window):
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_layer_stores_its_own_heads_and_no_more(rows):
     slot = 2 * HEAD_DIM * 4 * rows  # keys and values of one head, float32
-    for window, slots in (("window", [11, 30, 11]), ("all-global", [30] * 3), ("no-window", [30] * 3)):
+    for window, slots in (("window", [11, 32, 11]), ("all-global", [32] * 3), ("no-window", [32] * 3)):
         model = by_layer("llama", window)
         cache = patches.WindowedCache(model.config)
         with torch.no_grad():

@@ -23,6 +23,7 @@ ROPE = {
 }  # fmt: skip
 CASES = {name: ("llama", {"rope_parameters": rope}) for name, rope in ROPE.items()} | {
     "partial": ("phi", {}),
+    "step passed on": ("nemotron", {}),
     "norms": ("qwen3", {}),
     "MQA": ("llama", {"num_key_value_heads": 1}),
     "MHA": ("llama", {"num_key_value_heads": 4}),

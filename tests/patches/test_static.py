@@ -76,8 +76,8 @@ def test_generate_makes_exactly_the_static_cache(length):
     cache = out.past_key_values
     assert type(cache) is patches.WindowedCache and cache.is_compileable
     assert cache.max_length == length + 29 == cache.get_seq_length()
-    assert cache.layers[1].keys.shape == (3, length + 29, 2, 12)
-    assert cache.layers[0].keys.shape == (3, WINDOW + SINKS, 2, 12)
+    assert cache.layers[1].keys.shape == (3, 2, length + 29, 12)
+    assert cache.layers[0].keys.shape == (3, 2, WINDOW + SINKS, 12)
 
 
 @pytest.mark.parametrize("padded", [False, True])

@@ -33,6 +33,7 @@ OWN: dict[str, dict[str, object]] = {
     "qwen2_moe": EXPERTS,
     "qwen3_moe": EXPERTS,
     "smollm3": {"no_rope_layers": [1, 0, 0]},
+    "stablelm": {"partial_rotary_factor": 0.5, "use_qkv_bias": True, "use_parallel_residual": True},
 }
 """What a family needs to be tiny, or to show what is its own."""
 
