@@ -15,7 +15,7 @@ from patches.attention.backends import BACKENDS
 from patches.cache.bases import FILE
 from patches.check.cases import matrix
 from patches.check.suite import GRADIENT_LIMITS, OUTPUT_LIMITS, Outcome, dtype_name, run
-from patches.listing import missing_on, served
+from patches.listing import missing_on, policies, served
 from patches.policy import PolicyError
 from patches.stock.bases import CONTEXTS, fit_to_text
 
@@ -29,14 +29,14 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich", no_args_is_help
 
 @app.callback()
 def about() -> None:
-    """Which ways of computing window + sink attention this machine has, whether they are exact, and what a
-    checkpoint's caches need.
+    """Which ways of computing window + sink attention this machine has and whether they are exact; cache
+    policies, and what a checkpoint's caches need.
     """
 
 
 @app.command("list")
 def show() -> None:
-    """The backends, whether this machine can run them and if not why, and which serves which call."""
+    """The backends, whether and why not they run here, and which serves which call; the cache policies."""
     table = Table("backend", "attn_implementation", "runs on", "here", box=box.SIMPLE)
     for backend in BACKENDS.values():
         here = backend.missing() or ("yes" if backend.automatic else "yes, by request only")
@@ -50,6 +50,12 @@ def show() -> None:
             row.device, row.dtype, row.head_dims, row.calls, row.by_rule, row.here or "no such device"
         )
     console.print(table)
+    for title, rows in policies().items():
+        console.print(title)
+        table = Table(*rows[0], box=box.SIMPLE)
+        for each in rows:
+            table.add_row(*each.values())
+        console.print(table)
 
 
 @app.command()

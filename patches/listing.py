@@ -1,13 +1,14 @@
-"""What ``python -m patches list`` says: the backends, whether they run here, and which serves which call."""
+"""What ``python -m patches list`` says: the backends that run here and what each serves; cache policies."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch._subclasses import FakeTensorMode
 
 from patches.attention.backends import BACKENDS
 from patches.attention.scoring import Scoring
+from patches.cache.policies import POLICIES
 from patches.frame import Frame, Step
 
 HEAD_DIMS = (32, 64, 80, 96, 128, 192, 256, 320)
@@ -27,6 +28,10 @@ CALLS = {
     "dropout": (Step(0), TOKENS, replace(SCORING, dropout=0.1)),
 }
 """Kinds of call: the step, its tokens, how products become weights."""
+SYMBOLS = (
+    "K KV heads, D head_dim, e bytes of a number in the model's dtype, W and S tokens of window and sinks"
+)
+"""Of the formulas of cache policies."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,40 @@ def served() -> Iterator[Served]:
             for (dims, by_rule, here), calls in alike.items():
                 kinds = "every call" if len(calls) == len(CALLS) else "; ".join(calls)
                 yield Served(device, said, dims, kinds, by_rule, here)
+
+
+def policies() -> dict[str, list[dict[str, str]]]:
+    """What every cache policy is and can do, and what it holds: rows of columns, each for a table."""
+    abilities, costs = [], []
+    for policy in POLICIES.values():
+        settings = ", ".join(f"{name}={value}" for name, value in asdict(policy.options()).items())
+        abilities.append(
+            {
+                "cache": policy.name,
+                "keeps": policy.summary,
+                "settings": settings or "none",
+                "layers": ", ".join(policy.kinds),
+                "frees memory": _yes(policy.frees),
+                "exact": _yes(policy.exact),
+                "needs scores": _yes(policy.needs_scores),
+                "padded rows": _yes(policy.padding),
+                "beams": _yes(policy.beam),
+                "compiles": _yes(policy.compiles),
+            }
+        )
+        costs.append(
+            {
+                "cache": policy.name,
+                "bytes of a layer and a sequence": policy.formula,
+                "beside them, while a pass runs": policy.peak,
+                "crop": policy.crop,
+            }
+        )
+    return {"Cache policies, with their settings:": abilities, f"What they hold ({SYMBOLS}):": costs}
+
+
+def _yes(ability: bool) -> str:
+    return "yes" if ability else "no"
 
 
 def _by_head_dim(device: str, dtype: torch.dtype, call: str) -> Iterator[tuple[str, str, str | None]]:

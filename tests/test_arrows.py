@@ -14,6 +14,7 @@ ARROWS: dict[str, set[str]] = {
     "recipes": {"convert", "patches", "eval"},
 }
 VARIANTS = {
+    "convert/caches": {"policy", "room"},
     "convert/families": {
         *("family", "forms", "keys"),
         *("layouts", "layouts.layout", "layouts.separate", "layouts.concatenated", "layouts.interleaved"),

@@ -1,10 +1,9 @@
 """``heavy-hitter`` and ``merge``: at most a budget of tokens in every KV head, allocated at once."""
 
-from convert.caches.policy import CachePolicy, Layer, Settings, check_count, check_one_of, read_bytes
-from convert.errors import ConvertError
+from functools import partial
 
-NOTED_BYTES = 8
-"""Of a slot, beside its key and value: a position and a score."""
+from convert.caches.policy import CachePolicy, Layer, Settings, check_count, read_bytes
+from convert.errors import ConvertError
 
 
 def check(settings: Settings) -> None:
@@ -15,7 +14,6 @@ def check(settings: Settings) -> None:
     """
     check_count("sinks", settings["sinks"], 0)
     check_count("recent", settings["recent"], 1)
-    check_one_of("scores", settings["scores"], ("sum", "mean"))
     if isinstance(settings["budget"], str):
         read_bytes("budget", settings["budget"])
     else:
@@ -23,8 +21,13 @@ def check(settings: Settings) -> None:
         _check_room(settings, settings["budget"], "")
 
 
-def slots(settings: Settings, layer: Layer) -> int:
+def slots(noted_bytes: int, settings: Settings, layer: Layer) -> int:
     """Tokens that each KV head keeps: the budget, or its share of bytes for all layers of the kind.
+
+    Args:
+        noted_bytes: Of a slot, beside its key and value.
+        settings: Of the policy.
+        layer: Where they are kept.
 
     Raises:
         ConvertError: the bytes have no room for the tokens that must stay.
@@ -32,19 +35,20 @@ def slots(settings: Settings, layer: Layer) -> int:
     budget = settings["budget"]
     if isinstance(budget, int):
         return budget
-    found = read_bytes("budget", budget) // (layer.alike * layer.kv_heads * _slot_bytes(layer))
-    shared = f"{layer.kv_heads} KV heads of {layer.alike} layers"
-    _check_room(settings, found, f", which is {found} tokens in each of {shared}")
+    found = read_bytes("budget", budget) // (layer.alike * _slots_bytes(noted_bytes, layer))
+    meaning = f", which is {found} tokens in each of {layer.kv_heads} KV heads of {layer.alike} layers"
+    _check_room(settings, found, meaning)
     return found
 
 
-def nbytes(settings: Settings, layer: Layer, tokens: int) -> int:
-    """All slots."""
-    return slots(settings, layer) * layer.kv_heads * _slot_bytes(layer)
+def nbytes(noted_bytes: int, settings: Settings, layer: Layer, tokens: int) -> int:
+    """All slots, however many are filled."""
+    return slots(noted_bytes, settings, layer) * _slots_bytes(noted_bytes, layer)
 
 
-def _slot_bytes(layer: Layer) -> int:
-    return 2 * layer.head_dim * layer.element_bytes + NOTED_BYTES
+def _slots_bytes(noted_bytes: int, layer: Layer) -> int:
+    """One slot in every KV head."""
+    return layer.token_bytes + layer.kv_heads * noted_bytes
 
 
 def _check_room(settings: Settings, found: int, meaning: str) -> None:
@@ -56,21 +60,19 @@ def _check_room(settings: Settings, found: int, meaning: str) -> None:
         )
 
 
-MERGE = CachePolicy(
-    name="merge",
-    summary="(draft)",
-    kinds=("global",),
-    defaults={"budget": 1024, "sinks": 4, "recent": 64, "scores": "sum"},
-    check=check,
-    nbytes=nbytes,
-    budget=slots,
+def _policy(name: str, summary: str, noted_bytes: int) -> CachePolicy:
+    return CachePolicy(
+        name=name,
+        summary=summary,
+        kinds=("global",),
+        defaults={"budget": 1024, "sinks": 4, "recent": 64},
+        check=check,
+        nbytes=partial(nbytes, noted_bytes),
+        budget=partial(slots, noted_bytes),
+    )
+
+
+HEAVY_HITTER = _policy(
+    "heavy-hitter", "the first tokens, the latest and the most attended, each KV head its own", 8
 )
-HEAVY_HITTER = CachePolicy(
-    name="heavy-hitter",
-    summary="the first, the latest and the most attended tokens, each KV head its own",
-    kinds=("global",),
-    defaults={"budget": 1024, "sinks": 4, "recent": 64, "scores": "sum"},
-    check=check,
-    nbytes=nbytes,
-    budget=slots,
-)
+MERGE = _policy("merge", "(draft)", 8)

@@ -1,16 +1,11 @@
 """``full``: every token in the model's own dtype."""
 
 from convert.caches.policy import KINDS, CachePolicy, Layer, Settings
+from convert.caches.room import room
 
 
 def check(_: Settings) -> None:
     """Nothing: it has no settings."""
-
-
-def room(tokens: int) -> int:
-    """Count the columns that a growing layer of ours has once it has seen ``tokens``."""
-    unit = 1 << max(tokens.bit_length() - 6, 4)
-    return -(-tokens // unit) * unit
 
 
 def nbytes(_: Settings, layer: Layer, tokens: int) -> int:

@@ -1,10 +1,8 @@
 """``low-rank``: of older tokens a few coordinates per KV head."""
 
 from convert.caches.policy import CachePolicy, Layer, Settings, check_count, check_one_of, read_bytes
+from convert.caches.room import room
 from convert.errors import ConvertError
-
-GROWTH = 64
-"""Tokens by which the room for coordinates grows."""
 
 
 def check(settings: Settings) -> None:
@@ -49,7 +47,7 @@ def rank_of(settings: Settings, layer: Layer) -> int:
 
 
 def nbytes(settings: Settings, layer: Layer, tokens: int) -> int:
-    """Sinks and latest tokens, coordinates of the others in steps of room, and the bases."""
+    """Sinks and latest tokens, coordinates of the others with room for some more, and the bases."""
     numbers = _numbers(settings, layer, tokens, rank_of(settings, layer))
     return 2 * layer.kv_heads * layer.element_bytes * numbers
 
@@ -59,7 +57,7 @@ def _numbers(settings: Settings, layer: Layer, tokens: int, rank: int) -> int:
     exact = settings["sinks"] + min(tokens, settings["residual"])
     older = max(0, tokens - settings["sinks"] - settings["residual"])
     fitted = rank < layer.head_dim and (older > 0 or settings["bases"] == "calibration")
-    return exact * layer.head_dim + -(-older // GROWTH) * GROWTH * rank + fitted * layer.head_dim * rank
+    return exact * layer.head_dim + room(older) * rank + fitted * layer.head_dim * rank
 
 
 POLICY = CachePolicy(

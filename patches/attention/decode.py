@@ -51,9 +51,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
         lasts = torch.as_tensor(last, device=query.device).reshape(-1)
     met = scoring.sink_query
     output = decode(
-        _dense(query), _dense(key), _dense(value), starts, lasts, frame.sinks, float(scoring.scale),
+        dense(query), dense(key), dense(value), starts, lasts, frame.sinks, float(scoring.scale),
         None if scoring.softcap is None else float(scoring.softcap),
-        scoring.sink_logits, None if met is None else _dense(met),
+        scoring.sink_logits, None if met is None else dense(met),
     )  # fmt: skip
     return output, None
 
@@ -81,6 +81,6 @@ def unless(
     return pair_refusal
 
 
-def _dense(tensor: Tensor) -> Tensor:
+def dense(tensor: Tensor) -> Tensor:
     """The same with its last axis in one piece, as the kernel reads it."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

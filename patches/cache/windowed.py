@@ -21,9 +21,8 @@ from patches.policy import PolicyError, WindowPolicy
 
 
 class WindowedCache(Cache):
-    """Sinks + ring in window layers; in global ones a layer that grows, or is static.
-
-    With a ``kv_cache`` in the config, layers keep their tokens as it says.
+    """Sinks + ring in window layers; in global ones a layer that grows, or is static; else what the config's
+    ``kv_cache`` says.
 
     Rows of a left-padded batch keep their own positions: ``starts`` follows every reordering of the batch.
     With a ``max_length`` every shape is fixed and the length lives on the device, so that a decode step can
@@ -238,8 +237,7 @@ class WindowedCache(Cache):
         if window is None and self.offloaded:
             return OffloadedLayer(self.layout)
         alike = sum((window is None) == (index in self.policy.global_layers) for index in range(self.count))
-        sinks = 0 if window is None else sinks
-        place = Place(index, window, sinks, alike, self.layout, self.checkpoint)
+        place = Place(index, window, 0 if window is None else sinks, alike, self.layout, self.checkpoint)
         return self.kv_cache.of(window).make(place)
 
     def _read_policy(self, config: PreTrainedConfig) -> WindowPolicy:

@@ -94,10 +94,10 @@ def _split_kernel(  # type: ignore[no-untyped-def]
 
 @jit()
 def _merge_kernel(  # type: ignore[no-untyped-def]
-    parts, lse, sink_logits, output, heads,
+    parts, lse, sink_logits, output, merged_lse, heads,
     GROUP: tl.constexpr, DIM: tl.constexpr, SPLITS: tl.constexpr, TILE_S: tl.constexpr, TILE_D: tl.constexpr,
 ):  # fmt: skip
-    """The splits of one query head of one row under one softmax, into ``output`` ``[B, H, D]``."""
+    """The splits of one query head of one row under one softmax: ``output`` ``[B, H, D]``, ``merged_lse``."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     s = tl.arange(0, TILE_S)
     d = tl.arange(0, TILE_D)
@@ -118,6 +118,8 @@ def _merge_kernel(  # type: ignore[no-untyped-def]
     merged = tl.sum(values * weights[:, None], 0) / tl.where(total > 0, total, 1.0)
     at = output + (row * heads + head) * DIM + d
     tl.store(at, merged.to(output.dtype.element_ty), mask=d < DIM)
+    if merged_lse is not None:
+        tl.store(merged_lse + row * heads + head, (most + tl.log2(total)) * 0.6931471805599453)
 
 
 def choose_splits(programs: int, columns: int, device: torch.device) -> int:
@@ -180,21 +182,36 @@ def decode(
     parts = torch.empty(batch, kv_heads, splits, group, dim, dtype=torch.float32, device=query.device)
     lse = torch.empty(batch, kv_heads, splits, group, dtype=torch.float32, device=query.device)
     output = torch.empty(batch, heads, 1, dim, dtype=query.dtype, device=query.device)
-    options = tiles(group, dim, query.dtype)
     met = query if sink_query is None else sink_query
     _split_kernel[(splits, kv_heads, batch)](
         query, sink_query, key, value, starts, lasts, parts, lse,
         query.stride(0), query.stride(1), met.stride(0), met.stride(1),
         key.stride(0), key.stride(2), key.stride(1), value.stride(0), value.stride(2), value.stride(1),
         _row_stride(starts), _row_stride(lasts), key.shape[2], sinks, scale, softcap or 1.0,
-        SPLITS=splits, CAPPED=softcap is not None, **options,
+        SPLITS=splits, CAPPED=softcap is not None, **tiles(group, dim, query.dtype),
     )  # fmt: skip
-    _merge_kernel[(batch, heads)](
-        parts, lse, sink_logits, output, heads,
-        GROUP=group, DIM=dim, SPLITS=splits, TILE_S=padded(splits, 1), TILE_D=options["TILE_D"],
+    merge_splits(parts, lse, output, None, sink_logits)
+    return output
+
+
+def merge_splits(
+    parts: Tensor, lse: Tensor, output: Tensor, merged_lse: Tensor | None, sink_logits: Tensor | None = None
+) -> None:
+    """Put the splits of every query under one softmax.
+
+    Args:
+        parts: ``[B, K, splits, G, D]`` float32.
+        lse: ``[B, K, splits, G]`` float32, base 2.
+        output: ``[B, H, 1, D]``, to be filled; zeros where no split has seen a token.
+        merged_lse: ``[B, H, 1]`` float32, to be filled with natural logarithms, or None.
+        sink_logits: ``[H]``, one more logit per head in the denominator, or None.
+    """
+    batch, kv_heads, splits, group, dim = parts.shape
+    _merge_kernel[(batch, kv_heads * group)](
+        parts, lse, sink_logits, output, merged_lse, kv_heads * group,
+        GROUP=group, DIM=dim, SPLITS=splits, TILE_S=padded(splits, 1), TILE_D=padded(dim),
         num_warps=4 if splits * dim > 1024 else 1,
     )  # fmt: skip
-    return output
 
 
 @decode.register_fake

@@ -129,7 +129,7 @@ def test_risks_name_the_measure_that_watches_them():
 
 
 def test_a_model_that_no_class_of_ours_serves_is_offered_heads_alone(make_checkpoint):
-    for family, changes in (("gpt2", {}), ("nemotron", {}), ("mistral", {"sliding_window": 16})):
+    for family, changes in (("gpt2", {}), ("opt", {}), ("mistral", {"sliding_window": 16})):
         model = read_model(str(make_checkpoint(family, **changes)))
         assert not serves(model)
         for one in (*shown(model), *every(model)):

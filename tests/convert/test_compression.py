@@ -130,7 +130,7 @@ def test_it_loads_where_headroom_is_not(make_checkpoint, tmp_path):
         ("llama", {}, {"window_cache": "int8"}, r"window_cache=int8 needs a window"),
         ("llama", {}, {"window": 8, "global_layers": "all", "window_cache": "int8"}, "all are global"),
         ("gpt2", {}, {"cache": "int4"}, "cache=int4: gpt2 cannot keep its tokens so.*those of.* llama"),
-        ("nemotron", {}, {"kv_heads": 2, "cache": "int4"}, "nemotron cannot keep its tokens so"),
+        ("opt", {}, {"kv_heads": 2, "cache": "int4"}, "opt cannot keep its tokens so"),
         ("mistral", {"sliding_window": 8}, {"cache": "int8"}, "cache=int8: .* sliding window of its own"),
         ("gemma2", {}, {"cache": "int8"}, "sliding window of its own"),
         ("llama", {}, {"cache": "heavy-hitter:budget=1KiB"}, "budget='1KiB'"),

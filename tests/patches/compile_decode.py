@@ -14,8 +14,12 @@ SHAPES = [
 ]  # fmt: skip
 """Query heads of a group, head_dim, dtype, and whether every option is used."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-PLAIN = {"columns": "i32", "sinks": "i32", "heads": "i32", "scale": "fp32", "softcap": "fp32"}
-POINTERS = {"lse": "*fp32", "parts": "*fp32", "starts": "*i64", "lasts": "*i64"}
+PLAIN = dict.fromkeys(("columns", "sinks", "heads", "past", "window", "residual", "blocks"), "i32")
+PLAIN |= {"scale": "fp32", "softcap": "fp32"}
+POINTERS = {
+    "lse": "*fp32", "merged_lse": "*fp32", "parts": "*fp32", "starts": "*i64", "lasts": "*i64",
+    "key_codes": "*u8", "value_codes": "*u8", "key_grids": "*fp16", "value_grids": "*fp16",
+}  # fmt: skip
 
 
 def measure(kernel, capability: int, dtype: str, constants: dict, warps: int) -> dict[str, int]:
@@ -36,7 +40,14 @@ def measure_split(capability: int, group: int, dim: int, dtype: str, full: bool)
 
 
 def measure_merge(capability: int) -> dict[str, int]:
-    constants = {"GROUP": 4, "DIM": 128, "SPLITS": 64, "TILE_S": 64, "TILE_D": padded(128)}
+    constants = {
+        "merged_lse": None,
+        "GROUP": 4,
+        "DIM": 128,
+        "SPLITS": 64,
+        "TILE_S": 64,
+        "TILE_D": padded(128),
+    }
     return measure(decode._merge_kernel, capability, "bf16", constants, 4)
 
 

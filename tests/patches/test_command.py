@@ -11,6 +11,7 @@ import torch
 from patches import __main__ as command
 from patches.attention import eager
 from patches.attention.backends import BACKENDS
+from patches.cache.policies import POLICIES
 from patches.check.cases import Case, matrix
 from patches.listing import HEAD_DIMS, served
 
@@ -28,6 +29,21 @@ def test_list_names_every_backend_and_why_it_cannot_run(monkeypatch, capsys):
         assert name in said and backend.requested_as in said
     if not torch.cuda.is_available():
         assert "there is no CUDA device" in said and "no such device" in said
+
+
+def test_list_says_what_every_cache_policy_is_and_holds(monkeypatch, capsys):
+    monkeypatch.setattr(command, "LOG_WIDTH", 500)
+    _, said, _ = run(monkeypatch, capsys, "list")
+    for name, policy in POLICIES.items():
+        keeps, holds = (line for line in said.splitlines() if line.startswith(f"  {name} "))
+        assert policy.summary in keeps and ", ".join(policy.kinds) in keeps
+        assert keeps.split()[-6:] == [
+            "yes" if able else "no"
+            for able in (
+                policy.frees, policy.exact, policy.needs_scores, policy.padding, policy.beam, policy.compiles
+            )
+        ]  # fmt: skip
+        assert all(words in holds for words in (policy.formula, policy.peak, policy.crop))
 
 
 def test_the_selection_follows_the_refusals(monkeypatch):

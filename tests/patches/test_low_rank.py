@@ -169,7 +169,7 @@ def test_a_budget_is_kept_by_what_is_allocated_and_refuses_more_tokens():
         ("budget=1MiB", "give rank, or budget and the tokens that it is for"),
         ("tokens=100", "give rank, or budget and the tokens"),
         ("rank=4,budget=1MiB,tokens=9", "give rank, or budget"),
-        ("budget=1Mb,tokens=9", "budget='1Mb' must be bytes, such as 64MiB"),
+        ("budget=1Mb,tokens=9", "budget='1Mb' must be bytes such as 64MiB"),
         ("budget=0,tokens=9", "budget=0 must be bytes"),
         ("budget=1MiB,tokens=0", "tokens=0 must be"),
         ("window=3", "low-rank has no window"),

@@ -169,8 +169,13 @@ def check_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise PolicyError(f"{name}={value!r} must be one of: {', '.join(map(str, allowed))}")
 
 
-def read_bytes(name: str, value: object) -> int:
+def read_bytes(name: str, value: object, allowed: str = "bytes") -> int:
     """A setting in bytes: a number, or text such as ``64MiB``.
+
+    Args:
+        name: Of the setting.
+        value: Given for it.
+        allowed: What else it may be, for the error.
 
     Raises:
         PolicyError: it is neither, or below 1.
@@ -179,5 +184,5 @@ def read_bytes(name: str, value: object) -> int:
         return value
     read = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]i?B|B)", str(value))
     if read is None or float(read[1]) * UNITS[read[2]] < 1:
-        raise PolicyError(f"{name}={value!r} must be bytes, such as 64MiB (units: {', '.join(UNITS)})")
+        raise PolicyError(f"{name}={value!r} must be {allowed} such as 64MiB ({', '.join(UNITS)})")
     return int(float(read[1]) * UNITS[read[2]])
