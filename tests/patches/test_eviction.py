@@ -235,7 +235,7 @@ def test_bytes_are_shared_out_among_layers_and_heads():
     [
         ("budget=0", "budget=0 must be a whole number, at least 1"),
         ("budget=60", "it must hold sinks=4 and recent=64, at least 68 tokens"),
-        ("budget=10megs", "budget='10megs' must be a number of tokens, or bytes such as 64MiB"),
+        ("budget=10megs", "budget='10megs' must be bytes, such as 64MiB"),
         ("budget=-3", "budget=-3"),
         ("recent=0", "recent=0 must be a whole number, at least 1"),
         ("sinks=-1", "sinks=-1"),
