@@ -190,6 +190,13 @@ def test_the_table_shows_what_is_saved(make_checkpoint, tmp_path):
     assert rows["KV cache per token"].before / per_token > 6
 
 
+def test_what_is_still_missing_is_said(make_checkpoint, run, tmp_path):
+    words = (make_checkpoint("llama"), tmp_path / "out", "--dry-run", "--cache")
+    finished = run(*words, "low-rank:bases=calibration")
+    assert "python -m patches bases DST --text FILE" in finished.out
+    assert "patches bases" not in run(*words, "low-rank").out
+
+
 def test_an_interrupted_conversion_continues_with_the_same_cache_alone(
     make_checkpoint, tmp_path, monkeypatch
 ):

@@ -23,6 +23,7 @@ TIGHT = {
     "int8": "int8:block=8,group=8,residual=8",
     "int4": "int4:block=8,group=8,residual=8",
     "heavy-hitter": "heavy-hitter:budget=40,recent=8",
+    "merge": "merge:budget=40,recent=8",
     "low-rank": "low-rank:rank=2,residual=8",
 }
 """Settings under which a text of some dozen tokens is compressed."""
