@@ -16,7 +16,7 @@ STRIDES = (2, 4, 8)
 """Every how many layers one stays global."""
 ROUNDED = ("int8", "int4")
 """Policies that keep every token, in fewer bits."""
-LOSSY = ("heavy-hitter", "low-rank")
+LOSSY = ("heavy-hitter", "merge", "low-rank")
 """Policies that lose tokens or directions for good."""
 PAIRS = (("int8", "full"), ("int8", "int8"), ("int4", "full"), ("int4", "int8"), ("int4", "int4"))
 """Policies of global and of window layers that go together: what lasts longer is kept in fewer bits."""

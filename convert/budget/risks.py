@@ -39,6 +39,9 @@ CACHE_RISKS = {
         "all but a budget of tokens per head are evicted: facts in them are lost",
         f"needle, recurring-key ({EVAL_CACHE})",
     ),
+    "merge": Risk(
+        "cache", 3, "all but a budget of tokens per head are means of several: facts blur", "cache, needle"
+    ),
     "low-rank": Risk(
         "cache",
         3,

@@ -21,6 +21,7 @@ POLICIES: dict[str, CachePolicy] = {
         quantized.INT8,
         quantized.INT4,
         budgeted.HEAVY_HITTER,
+        budgeted.MERGE,
         low_rank.POLICY,
     )
 }

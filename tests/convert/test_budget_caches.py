@@ -35,6 +35,7 @@ COMBINATIONS = [
     Combination(8, 32, 0, window_cache=f"int8:{SMALL}"),
     Combination(8, cache="heavy-hitter:budget=80"),
     Combination(4, cache="heavy-hitter:budget=20KiB,recent=8"),
+    Combination(4, cache="merge:budget=20KiB,recent=8"),
     Combination(8, cache="low-rank"),
 ]
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from patches.cache.policies import full, heavy_hitter, int4, int8, low_rank
+from patches.cache.policies import full, heavy_hitter, int4, int8, low_rank, merge
 from patches.cache.policies.policy import KINDS, CachePolicy, Choice, Kind, choose
 from patches.policy import PolicyError
 
 POLICIES: dict[str, CachePolicy] = {
-    module.POLICY.name: module.POLICY for module in (full, int8, int4, heavy_hitter, low_rank)
+    module.POLICY.name: module.POLICY for module in (full, int8, int4, heavy_hitter, merge, low_rank)
 }
 FULL = choose(full.POLICY, {}, "kv_cache")
 
