@@ -38,7 +38,7 @@ def main() -> None:
         cost = mean(costs)
         print(
             f"| `{spec}` | {math.exp(cost.loss):.4f} | {math.expm1(cost.loss - full.loss):+.2%} "
-            f"| {cost.divergence:.6f} | {cost.nbytes:,.0f} | {cost.nbytes / full.nbytes:.3f} |"
+            f"| {cost.divergence:.2e} | {cost.nbytes:,.0f} | {cost.nbytes / full.nbytes:.3f} |"
         )
 
 

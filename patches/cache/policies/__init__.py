@@ -1,5 +1,6 @@
 """The policies by name, and what a config, a command line or a call says of them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +82,7 @@ def parse(spec: str, kind: Kind) -> Choice:
         key, equals, value = part.partition("=")
         if not equals:
             raise PolicyError(f"cache {spec!r}: {part!r} must be SETTING=VALUE")
-        settings[key] = int(value) if value.lstrip("-").isdigit() else value
+        settings[key] = int(value) if re.fullmatch("-?[0-9]+", value) else value
     return choose(policy, settings, f"cache {spec!r}")
 
 
