@@ -176,4 +176,4 @@ def _caches(conversion: Mapping[str, Any], config: Mapping[str, Any]) -> list[st
             spec = conversion[option]
             summary = POLICIES[spec.partition(":")[0]].summary
             facts.append(f"- Cache of layers with {title}: `{spec}`, {summary}")
-    return [*facts, "- A compressed cache is not exact; measure before use."]
+    return [*facts, "- A compressed cache is not exact; measure before use (`python -m eval cache`)."]

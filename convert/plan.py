@@ -122,7 +122,8 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
             kept=kept,
         ),
     )
-    result = build_result(request, form, weights, files, caches, notes if merged else unused(request))
+    notes = (notes if merged else unused(request)) + kept.notes
+    result = build_result(request, form, weights, files, caches, notes)
     computed = job if merged and not streams else None
     return Plan(request, source, form, weights, files, carried, code, computed, result)
 

@@ -19,6 +19,7 @@ from eval.errors import EvalError
 from eval.gate import FAILED, GATE_HELP
 from eval.names import check_names, split_pair
 from eval.parallel import launched_rank
+from eval.retrieval import KINDS
 from eval.speed.command import app as speed
 from eval.suite import load_suite, narrow, suite_names
 
@@ -29,21 +30,23 @@ LEAST_TOKENS = 4
 
 _NAMED = "Checkpoints as NAME=PATH. The first is the baseline; the others show differences from it."
 _SUITE = f"A suite by name ({', '.join(suite_names())}) or a YAML file."
+_TEXT = (
+    "Text to measure on: a file of documents apart by blank lines, a .jsonl file, or a folder of .txt files."
+)
+_KINDS = "\n\n".join(f"`{kind.name}`: {kind.what}." for kind in KINDS.values())
 _LENGTHS = (
     "Token lengths, for example 512,1024: needles and memory at each, the other measures at the longest."
 )
 
 
-@app.command()
+@app.command(epilog=f"Kinds of retrieval, for `--kinds`:\n\n{_KINDS}")
 def main(
     named: Annotated[list[str], typer.Argument(metavar="NAME=PATH...", help=_NAMED, show_default=False)],
     output: Annotated[
         Path, typer.Option(help="Folder for results.json, report.md, report.html.", show_default=False)
     ],
     suite: Annotated[str, typer.Option(metavar="NAME|FILE", help=_SUITE)] = "quick",
-    text: Annotated[
-        Path | None, typer.Option(help="Text to measure on; a synthetic one when not given.")
-    ] = None,
+    text: Annotated[Path | None, typer.Option(help=_TEXT, show_default="a synthetic one")] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -64,6 +67,9 @@ def main(
         str | None,
         typer.Option(metavar="hf|vllm", help="What runs the tasks; vllm for native checkpoints only."),
     ] = None,
+    kinds: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Kinds of retrieval (below), not the suite's.")
+    ] = None,
     lengths: Annotated[str | None, typer.Option(metavar="N,N", help=_LENGTHS)] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most this many samples per cell, task, measure.")
@@ -78,7 +84,8 @@ def main(
     seed: Annotated[int | None, typer.Option(help="Instead of the suite's seed.")] = None,
     gate: Annotated[str | None, typer.Option(metavar="CONDITIONS", help=GATE_HELP)] = None,
 ) -> None:
-    """Measure checkpoints side by side: perplexity, agreement, needles, lm-eval tasks, KV bytes, speed.
+    """Measure checkpoints side by side: perplexity, agreement, retrieval, lm-eval tasks, attention, KV bytes,
+    speed.
 
     Ends with a table and the path of the report. A second run with the same --output measures only what is
     new.
@@ -95,16 +102,20 @@ def main(
     with one_line_errors("stopped; the same command continues with what is missing"):
         pairs = [split_pair(argument) for argument in named]
         check_names([name for name, _ in pairs])
-        numbers = None if lengths is None else split_numbers("--lengths", lengths, LEAST_TOKENS)
-        names = tasks.split(",") if tasks else None
         options = {
             "data_dir": None if data_dir is None else str(data_dir),
             "num_fewshot": num_fewshot,
             "chat_template": chat_template,
             "backend": backend,
         }
-        given = {key: value for key, value in options.items() if value is not None}
-        chosen = narrow(load_suite(suite), numbers, names, limit, given)
+        chosen = narrow(
+            load_suite(suite),
+            lengths=None if lengths is None else split_numbers("--lengths", lengths, LEAST_TOKENS),
+            tasks=tasks.split(",") if tasks else None,
+            limit=limit,
+            task_options={key: value for key, value in options.items() if value is not None},
+            kinds=kinds.split(",") if kinds else None,
+        )
         rows = _batch_size(batch_size)
         changes: dict[str, object] = {}
         if text is not None:

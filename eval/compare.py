@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from eval.results import Cell, Metric, Outcome, Row
-from eval.stats import mcnemar, paired_error, paired_interval
+from eval.stats import mcnemar, mean, paired_error, paired_interval, standard_error
 
 
 def rows_of(outcomes: Mapping[str, Mapping[str, Outcome]], names: Sequence[str], seed: int = 0) -> list[Row]:
@@ -21,13 +21,15 @@ def rows_of(outcomes: Mapping[str, Mapping[str, Outcome]], names: Sequence[str],
             for name in names
             if name in by_name
         }
+        base = metrics.get(names[0], {})
         for key in dict.fromkeys(key for found in metrics.values() for key in found):
             found = {name: its[key] for name, its in metrics.items() if key in its}
             first = next(iter(found.values()))
-            baseline = found.get(names[0])
             cells = {}
             for name, metric in found.items():
-                cells[name] = _cell(metric, None if name == names[0] else baseline, seed)
+                other = None if name == names[0] else base.get(key) or _same_part(metric, base)
+                paired = names[0] in by_name and by_name[name].read == by_name[names[0]].read
+                cells[name] = _cell(metric, other, paired, seed)
                 if by_name[name].samples:
                     cells[name].samples = f"samples/{name}/{measure}.jsonl"
             rows.append(
@@ -44,7 +46,18 @@ def rows_of(outcomes: Mapping[str, Mapping[str, Outcome]], names: Sequence[str],
     return rows
 
 
-def _cell(metric: Metric, baseline: Metric | None, seed: int) -> Cell:
+def _same_part(metric: Metric, base: Mapping[str, Metric]) -> Metric | None:
+    """What the baseline has on the samples of a metric that is part of another."""
+    whole = None if metric.part_of is None else base.get(metric.part_of)
+    if whole is None or not whole.per_sample or not metric.part or max(metric.part) >= len(whole.per_sample):
+        return None
+    values = [whole.per_sample[sample] for sample in metric.part]
+    return whole.model_copy(
+        update={"value": mean(values), "stderr": standard_error(values), "per_sample": values}
+    )
+
+
+def _cell(metric: Metric, baseline: Metric | None, paired: bool, seed: int) -> Cell:
     """The metric, with its difference from the baseline's where there is one."""
     cell = Cell(
         value=metric.value, stderr=metric.stderr, interval=metric.interval, n=metric.n, n_of=metric.n_of
@@ -56,7 +69,7 @@ def _cell(metric: Metric, baseline: Metric | None, seed: int) -> Cell:
         return cell
     cell.delta = metric.value - baseline.value
     cell.ratio = metric.value / baseline.value if baseline.value else None
-    if metric.per_sample and baseline.per_sample:
+    if paired and metric.per_sample and baseline.per_sample:
         pair = (metric.per_sample, baseline.per_sample)
         cell.delta_stderr = paired_error(*pair)
         cell.delta_interval = paired_interval(*pair, seed)

@@ -52,6 +52,11 @@ class CacheShape:
     reason: str = ""
 
     @property
+    def sinks(self) -> int:
+        """First tokens that the windowed layers see as well."""
+        return max((layer.place.sinks for layer in self.layers or ()), default=0)
+
+    @property
     def windowed_layers(self) -> int:
         """Layers that do not see the whole sequence."""
         return sum(layer.place.window is not None for layer in self.layers or ())

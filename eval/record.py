@@ -38,7 +38,7 @@ def results_of(
         environment=surroundings,
         seed=suite.seed,
         suite=suite.model_dump(mode="json", exclude_none=True),
-        text={"origin": text.origin, "digest": text.digest, "characters": len(text.content)},
+        text={"origin": text.origin, "digest": text.digest, "characters": text.characters},
         checkpoints=[checkpoint.record for checkpoint in checkpoints],
         measures={name: MEASURES[name].how for name in outcomes},
         rows=rows_of(outcomes, [checkpoint.name for checkpoint in checkpoints], suite.seed),

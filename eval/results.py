@@ -27,8 +27,9 @@ class Metric(Record):
         interval: 95% interval, where it says more than the standard error (Wilson's, for rates).
         n: Independent samples behind the number, counted in ``n_of``.
         per_sample: Values, in the metric's unit, whose mean is the metric. Samples of two checkpoints pair
-        up,
-            so the error of a difference is taken over the differences.
+            up where both read the same, so the error of a difference is taken over the differences.
+        part_of: Key of the metric of whose samples this one has only those in ``part``: the baseline, which
+            may have no such part, is compared over the same ones.
         paired_ratio: Value over the baseline's, where both were measured in turns (speed), and its error.
         headline: Belongs in the short table.
     """
@@ -44,14 +45,21 @@ class Metric(Record):
     better: Better = "neither"
     headline: bool = True
     per_sample: list[float] | None = None
+    part_of: str | None = None
+    part: list[int] | None = None
     paired_ratio: float | None = None
     paired_ratio_stderr: float | None = None
 
 
 class Outcome(Record):
-    """All that one measure found out about one checkpoint."""
+    """All that one measure found out about one checkpoint.
+
+    Attributes:
+        read: Digest of the tokens that the checkpoint read, where samples are to pair up by them.
+    """
 
     metrics: list[Metric]
+    read: str = ""
     detail: dict[str, Any] = Field(default_factory=dict)
     samples: list[dict[str, Any]] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)

@@ -5,7 +5,10 @@ All lengths are in the checkpoint's own tokens.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+
+from eval.errors import unknown_name
+from eval.retrieval import KINDS
 
 Depth = Annotated[float, Field(ge=0.0, le=1.0)]
 Length = Annotated[int, Field(ge=2)]
@@ -24,36 +27,84 @@ class PerplexitySection(Section):
         length: Tokens of a context, BOS included.
         contexts: At most this many contexts, from the start of the text.
         past: Also report perplexity at positions ``past`` and later; half the length when not given.
+        stride: Also evaluate contexts that begin every ``stride`` tokens, of which only the last ``stride``
+            tokens count, so that each sees ``length - stride`` tokens or more.
+        from_start: One context from the beginning of each document that fills one; documents are not joined.
     """
 
     length: Annotated[int, Field(ge=4)] = 512
     contexts: Annotated[int, Field(ge=2)] = 32
     past: PositiveInt | None = None
+    stride: PositiveInt | None = None
+    from_start: bool = False
 
 
 class AgreementSection(Section):
-    """KL divergence from the baseline and top-1 agreement with it, on the same packed contexts."""
+    """KL divergence from the baseline, top-1 and top-k agreement with it, on packed contexts.
+
+    Attributes:
+        length: Tokens of a context, BOS included.
+        contexts: At most this many contexts, from the start of the text.
+        past: Also report KL at positions ``past`` and later; half the length when not given.
+        top_k: Size of the sets of most likely tokens that are compared.
+    """
 
     length: Annotated[int, Field(ge=4)] = 512
     contexts: Annotated[int, Field(ge=2)] = 16
+    past: PositiveInt | None = None
+    top_k: Annotated[int, Field(ge=2)] = 5
+
+
+class ReachSection(Section):
+    """Which tokens the attention of every layer sees, against what ``config.json`` says.
+
+    Attributes:
+        longest: Tokens of the text that is probed at most; layers with a longer window are not probed.
+    """
+
+    longest: Annotated[int, Field(ge=16)] = 8192
+
+
+class ConsistencySection(Section):
+    """Greedy generation through the cache, against the model's own pass over the same tokens without one.
+
+    Attributes:
+        length: Tokens of a prompt and what is generated after it.
+        decode_tokens: Tokens that are generated.
+        samples: Prompts, cut from the text.
+    """
+
+    length: Length = 512
+    decode_tokens: Annotated[int, Field(ge=2)] = 16
+    samples: Annotated[int, Field(ge=2)] = 6
 
 
 class NeedleSection(Section):
-    """Needle retrieval by length and depth, with its two controls.
+    """Retrieval by kind, length and depth, with two controls.
 
     Attributes:
+        kinds: Kinds of retrieval (``eval/retrieval``).
         lengths: Tokens of a document, question and room for the answer included.
-        depths: Where the needle stands in the haystack: 0 is the beginning, 1 is just before the question.
-        samples: Documents per length and depth.
-        controls: Documents per length for each of the controls ``inside`` and ``removed``.
-        digits: Digits of the value to find.
+        depths: Where the evidence stands in the haystack: 0 is the beginning, 1 is just before the question.
+        samples: Documents per kind, length and depth.
+        controls: Documents per kind and length for each of the controls ``inside`` and ``removed``.
+        digits: Digits of every number to find.
     """
 
+    kinds: Annotated[list[str], Field(min_length=1)] = ["needle"]
     lengths: Annotated[list[Length], Field(min_length=1)] = [256, 512]
     depths: Annotated[list[Depth], Field(min_length=1)] = [0.0, 0.25, 0.5, 0.75, 1.0]
     samples: PositiveInt = 4
     controls: PositiveInt = 8
     digits: Annotated[int, Field(ge=2, le=12)] = 5
+
+    @field_validator("kinds")
+    @classmethod
+    def _known(cls, kinds: list[str]) -> list[str]:
+        for name in kinds:
+            if name not in KINDS:
+                raise ValueError(unknown_name("kind", name, KINDS))
+        return kinds
 
 
 class TasksSection(Section):

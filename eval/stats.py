@@ -35,8 +35,10 @@ def rate_error(hits: int, n: int) -> float:
     return math.sqrt(rate * (1 - rate) / n)
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval of a rate: 95% with the default ``z``, sensible at 0 and 1 too.
+
+    Where a sample counts as a share of a hit, it is wider than needed: shares vary less than hits and misses.
 
     Source: E. B. Wilson, 1927, "Probable inference, the law of succession, and statistical inference".
     """
@@ -44,6 +46,29 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     center = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return max(0.0, center - half), min(1.0, center + half)
+
+
+def by_group(values: Sequence[float], groups: Sequence[int]) -> list[float]:
+    """One value per group, with the mean of ``values``, whose standard error is that of values in groups.
+
+    Values of one group (contexts of one document) are not independent: what counts is how far the groups'
+    summed deviations from the mean differ. Groups of one value each give the values as they are.
+
+    Holds: the cluster-robust error of a mean (tests/eval/test_stats.py).
+    """
+    center = mean(values)
+    sums: dict[int, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        sums.setdefault(group, []).append(value - center)
+    scale = len(sums) / len(values)
+    return [center + scale * math.fsum(deviations) for deviations in sums.values()]
+
+
+def ratio_samples(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """Samples whose mean is the ratio of two sums, and whose standard error is the ratio's (delta method)."""
+    ratio = math.fsum(above) / math.fsum(below)
+    scale = len(below) / math.fsum(below)
+    return [ratio + scale * (a - ratio * b) for a, b in zip(above, below, strict=True)]
 
 
 def paired_error(values: Sequence[float], baseline: Sequence[float]) -> float | None:

@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from eval.errors import EvalError, unknown_name
 from eval.sections import (
     AgreementSection,
+    ConsistencySection,
     FootprintSection,
     NeedleSection,
     PerplexitySection,
+    ReachSection,
     Section,
     SpeedSection,
     TasksSection,
@@ -44,6 +46,8 @@ class Suite(BaseModel):
     agreement: AgreementSection | None = None
     needle: NeedleSection | None = None
     tasks: TasksSection | None = None
+    reach: ReachSection | None = None
+    consistency: ConsistencySection | None = None
     footprint: FootprintSection | None = None
     speed: SpeedSection | None = None
 
@@ -95,14 +99,16 @@ def narrow(
     tasks: list[str] | None = None,
     limit: int | None = None,
     task_options: Mapping[str, Any] | None = None,
+    kinds: list[str] | None = None,
 ) -> Suite:
     """The suite with the command line's options put in.
 
     Args:
         lengths: Needle and footprint lengths; the longest becomes the length of the other measures.
         tasks: lm-eval task names, run as lm-eval runs them: what the suite says about tasks is about its own.
-        limit: At most this many contexts, documents per needle cell and documents per task.
+        limit: At most this many contexts, prompts, documents per needle cell and documents per task.
         task_options: Values of the ``tasks`` section.
+        kinds: Kinds of retrieval; a suite without any gets them.
 
     Raises:
         EvalError: task options, but neither the suite nor ``tasks`` names a task.
@@ -116,15 +122,23 @@ def narrow(
                 f"{', '.join(task_options)}: suite {suite.name!r} has no lm-eval tasks: give --tasks"
             )
         data["tasks"] |= task_options
+    if kinds:
+        data["needle"] = {**data.get("needle", {}), "kinds": kinds}
     if lengths:
+        longest = max(lengths)
         for name in ("needle", "footprint"):
             if name in data:
                 data[name]["lengths"] = sorted(set(lengths))
-        for name in ("perplexity", "agreement", "speed"):
+        for name in ("perplexity", "agreement", "consistency", "speed"):
             if name in data:
-                data[name]["length"] = max(lengths)
-        if data.get("perplexity", {}).get("past", 0) >= max(lengths):
-            del data["perplexity"]["past"]
+                data[name]["length"] = longest
+        for name, key, most in (
+            ("perplexity", "past", longest - 1),
+            ("agreement", "past", longest - 1),
+            ("perplexity", "stride", longest - 2),
+        ):
+            if data.get(name, {}).get(key, 0) > most:
+                del data[name][key]
     if limit:
         for name, key, least in _LIMITED:
             if name in data:
@@ -135,6 +149,7 @@ def narrow(
 _LIMITED = (
     ("perplexity", "contexts", 2),
     ("agreement", "contexts", 2),
+    ("consistency", "samples", 2),
     ("needle", "samples", 1),
     ("needle", "controls", 1),
     ("tasks", "limit", 1),

@@ -1,36 +1,36 @@
-"""Text to measure on: documents, sentences, and contexts of equal length packed from them."""
+"""Text to measure on: documents and their sentences."""
 
 import hashlib
+import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from eval.corpus import synthetic_text
 from eval.errors import EvalError
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"']?\s+")
+_BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """A text, its origin and its digest."""
+    """Documents and where they come from."""
 
-    content: str
+    documents: tuple[str, ...]
     origin: str
-    synthetic: bool
+    synthetic: bool = False
 
     @cached_property
     def digest(self) -> str:
-        return hashlib.sha256(self.content.encode()).hexdigest()
+        return hashlib.sha256("\0".join(self.documents).encode()).hexdigest()
 
-    @cached_property
-    def documents(self) -> list[str]:
-        """Documents: what blank lines separate."""
-        return [part.strip() for part in re.split(r"\n\s*\n", self.content) if part.strip()]
+    @property
+    def characters(self) -> int:
+        """Characters of all documents."""
+        return sum(map(len, self.documents))
 
     @cached_property
     def sentences(self) -> list[str]:
@@ -41,56 +41,51 @@ class TextSource:
 
 
 def read_text(path: str | Path | None, start: float = 0.0) -> TextSource:
-    """Read a text file, or make the built-in synthetic text where none is given.
+    """Read documents, or make the built-in synthetic ones where no path is given.
 
     Args:
-        path: UTF-8 file; None for the synthetic text.
+        path: A UTF-8 file in which blank lines separate documents, a ``.jsonl`` file with a document under
+            ``text`` in every line, or a folder with a document in every ``.txt`` file.
         start: Fraction of the text to skip.
 
     Raises:
-        EvalError: the file is missing, empty or not UTF-8.
+        EvalError: something is missing, empty or not what it should be.
     """
     if path is None:
-        return TextSource(synthetic_text(), "built-in synthetic text (eval/corpus.py)", synthetic=True)
+        documents = _paragraphs(synthetic_text())
+        return TextSource(documents, "built-in synthetic text (eval/corpus.py)", synthetic=True)
     try:
-        content = Path(path).read_text(encoding="utf-8")
+        documents = _read_documents(Path(path), start)
     except (OSError, UnicodeDecodeError) as error:
         raise EvalError(f"text file {str(path)!r} is not readable: {error}") from None
-    content = content[int(len(content) * start) :]
-    if not content.strip():
+    if not documents:
         raise EvalError(f"text file {str(path)!r} is empty")
-    return TextSource(content, str(path), synthetic=False)
+    return TextSource(documents, str(path))
 
 
-def pack(text: TextSource, tokenizer: Any, bos: list[int], length: int, contexts: int) -> torch.Tensor:
-    """Cut the text into contexts of exactly ``length`` tokens, each beginning with the BOS token if there is
-    one.
+def _read_documents(path: Path, start: float) -> tuple[str, ...]:
+    if path.is_dir():
+        texts = [file.read_text(encoding="utf-8") for file in sorted(path.glob("*.txt"))]
+    elif path.suffix == ".jsonl":
+        texts = list(_lines(path))
+    else:
+        content = path.read_text(encoding="utf-8")
+        return _paragraphs(content[int(len(content) * start) :])
+    kept = texts[int(len(texts) * start) :]
+    return tuple(text.strip() for text in kept if text.strip())
 
-    Documents are joined by the blank line that separated them; a context begins wherever the one before
-    ended.
 
-    Args:
-        bos: The BOS token's id, or nothing.
-        length: Tokens of a context, BOS included.
-        contexts: At most this many, from the start of the text.
+def _lines(path: Path) -> Iterator[str]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise EvalError(f"text file {str(path)!r}: line {number} is not an object with a string 'text'")
+        yield text
 
-    Returns:
-        ``[contexts, length]``, int64; fewer rows where the text is shorter.
 
-    Raises:
-        EvalError: the text has less than two contexts (a standard error needs two).
-    """
-    body = length - len(bos)
-    ids: list[int] = []
-    for document in text.documents:
-        ids += tokenizer.encode(document + "\n\n", add_special_tokens=False)
-        if len(ids) >= body * contexts:
-            break
-    rows = min(contexts, len(ids) // body)
-    if rows < 2:
-        raise EvalError(
-            f"the text ({text.origin}) has {len(ids)} tokens, which is less than two contexts of {length}: "
-            "give a longer text or shorter lengths"
-        )
-    packed = torch.tensor(ids[: rows * body], dtype=torch.long).view(rows, body)
-    return torch.cat([torch.tensor(bos, dtype=torch.long).expand(rows, len(bos)), packed], dim=1)
+def _paragraphs(content: str) -> tuple[str, ...]:
+    """What blank lines separate."""
+    return tuple(part.strip() for part in _BLANK_LINES.split(content) if part.strip())

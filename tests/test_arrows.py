@@ -25,6 +25,7 @@ VARIANTS = {
     "patches/attention": {"mask", "parts", "scoring", "explicit", "documents", "two_part", "stored"},
     "patches/cache/policies": {"policy"},
     "eval/measures": {"base"},
+    "eval/retrieval": {"kind", "prompts", "document", "documents", "scoring", "summary"},
 }
 """Folders of variants, and the files in them that variants share."""
 

@@ -11,6 +11,9 @@ import pytest
 from convert.families import FAMILIES
 from convert.merging import METHODS
 from convert.support import CACHE_HEADER, HEADER, cache_table, family_table
+from eval.measures import MEASURES
+from eval.retrieval import kind_table
+from eval.suite import suite_names
 from patches.remote import FAMILIES as WINDOWED
 from patches.remote import GROUPED_FAMILIES as GROUPED
 from recipes.loading import shipped_recipes
@@ -59,6 +62,8 @@ def test_tables_name_what_is_registered():
         if path.parent.name != "suites":
             assert f"| `{path.relative_to(ROOT)}` |" in README
     assert all(f"`{name}`" in README or f"`--merge {name}`" in README for name in METHODS)
+    assert "\n".join(kind_table()) in README
+    assert all(f"`{name}`" in README for name in (*MEASURES, *suite_names()))
 
 
 def test_docstrings_name_tests_that_exist():

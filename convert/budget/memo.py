@@ -158,8 +158,9 @@ def _compression(
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [
-        "Tokens are stored smaller, and the weights stay as they are: nothing has to be trained, and "
-        "`patches.make_cache` tries it on the model that is there.",
+        "Tokens are stored smaller, and the weights stay as they are: nothing has to be trained. "
+        "`patches.make_cache` tries it on the model that is there, and `python -m eval cache` measures each "
+        "beside the others.",
         "\n".join(lines),
     ]
 

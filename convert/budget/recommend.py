@@ -95,10 +95,13 @@ def recommend(model: Model, gpu: Gpu, name: str, batch: int, decode_slo_s: float
 
     longest = max(load.contexts[1] for load in workloads)
 
-    def rank(combination: Combination) -> tuple[int, int, int, float]:
+    def rank(combination: Combination) -> tuple[int, int, int, int, float]:
         levels = [risk.level for risk in weigh_risks(model, combination, longest)]
-        changes = len(combination.mechanisms(model))
-        return max(levels, default=0), sum(levels), changes, _taken(model, combination, longest)
+        changed = combination.mechanisms(model)
+        # Of equal risk, what needs no training goes first.
+        trained = len(set(changed) - {"cache"})
+        taken = _taken(model, combination, longest)
+        return max(levels, default=0), sum(levels), trained, len(changed), taken
 
     able = sorted((one for one in every(model) if failure(one) is None), key=rank)
     rejected = [

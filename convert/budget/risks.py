@@ -9,6 +9,8 @@ EASY_RATIO = 4
 """Heads per group up to which uptraining on 5% of the pretraining text regains the quality (GQA, arXiv
 2305.13245, figure 3: 8 groups of the 64 heads of T5-XXL are near the original, one is not)."""
 
+EVAL, EVAL_CACHE = "`python -m eval`", "`python -m eval cache`"
+
 
 @dataclass(frozen=True)
 class Risk:
@@ -19,7 +21,7 @@ class Risk:
         level: 0 nothing, 1 small, or regained by a short training, 2 needs training and a look at the suites
             named, 3 something is lost for good.
         what: In words.
-        watch: The measure of ``python -m eval`` that would show it.
+        watch: The measures that would show it, and their command.
     """
 
     mechanism: str
@@ -29,16 +31,22 @@ class Risk:
 
 
 CACHE_RISKS = {
-    "int8": Risk("cache", 1, "keys and values are rounded to 8 bits", "cache, perplexity"),
-    "int4": Risk("cache", 1, "keys and values are rounded to 4 bits", "cache, perplexity, needle"),
+    "int8": Risk("cache", 1, "keys and values are rounded to 8 bits", f"perplexity ({EVAL_CACHE})"),
+    "int4": Risk("cache", 1, "keys and values are rounded to 4 bits", f"perplexity, needle ({EVAL_CACHE})"),
     "heavy-hitter": Risk(
-        "cache", 3, "all but a budget of tokens per head are evicted: facts in them are lost", "cache, needle"
+        "cache",
+        3,
+        "all but a budget of tokens per head are evicted: facts in them are lost",
+        f"needle, recurring-key ({EVAL_CACHE})",
     ),
     "merge": Risk(
-        "cache", 3, "tokens beyond a budget become averages: facts in them blur for good", "cache, needle"
+        "cache", 3, "all but a budget of tokens per head are means of several: facts blur", "cache, needle"
     ),
     "low-rank": Risk(
-        "cache", 3, "old keys and values keep a few directions each: the others are lost", "cache, needle"
+        "cache",
+        3,
+        "old keys and values keep a few directions each: the others are lost",
+        f"needle, recurring-key ({EVAL_CACHE})",
     ),
 }
 """By policy."""
@@ -50,19 +58,24 @@ def weigh_risks(model: Model, combination: Combination, context: int) -> tuple[R
     ratio = model.kv_heads // combination.kv_heads
     if ratio > 1 and combination.kv_heads == 1:
         what = "all query heads share one key and value: head diversity is gone"
-        risks.append(Risk("heads", 3, what, "perplexity, tasks, needle"))
+        risks.append(Risk("heads", 3, what, f"perplexity, tasks, needle ({EVAL})"))
     elif ratio > 1:
         what = f"{ratio} heads share one key and value: less head diversity"
-        risks.append(Risk("heads", 1 if ratio <= EASY_RATIO else 2, what, "perplexity, tasks"))
+        risks.append(Risk("heads", 1 if ratio <= EASY_RATIO else 2, what, f"perplexity, tasks ({EVAL})"))
     window = combination.window
     if window is not None and window < context:
         if combination.reach(model) is None:
             what = f"only the global layers ({combination.global_layers}) see past {window} tokens"
-            risks.append(Risk("window", 2, f"{what}: weaker long-range dependencies", "needle"))
+            risks.append(Risk("window", 2, f"{what}: weaker long-range dependencies", f"needle ({EVAL})"))
         else:
             what = f"nothing reads a token more than {window} back directly"
             risks.append(
-                Risk("window", 3, f"{what}: facts there are lost, and perplexity does not show it", "needle")
+                Risk(
+                    "window",
+                    3,
+                    f"{what}: facts there are lost, and perplexity does not show it",
+                    f"needle ({EVAL})",
+                )
             )
     risk = _cache_risk(model, combination, context)
     return (*risks, risk) if risk else tuple(risks)

@@ -74,6 +74,6 @@ def advice_lines(model: Model, advice: Recommendation) -> list[str]:
         bound = "" if cost.decode_s is None else f", a decode step of at least {1e3 * cost.decode_s:.1f} ms"
         cache = format_value(cost.per_request, "bytes")
         lines.append(f"- {format_value(cost.total, 'bytes')} with {cache} of cache per request{bound}")
-    lines += [f"- risk: {risk.what}; watch: {risk.watch} (`python -m eval`)" for risk in advice.risks]
+    lines += [f"- risk: {risk.what}; watch: {risk.watch}" for risk in advice.risks]
     command = convert_command(model, advice)
     return [*lines, f"- `{command}`"] if command else lines

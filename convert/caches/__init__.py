@@ -50,6 +50,13 @@ class KvCache:
         """Whether every layer keeps its tokens as they are."""
         return self.global_layers.plain and self.window_layers.plain
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, one sentence each."""
+        chosen = (self.global_layers, self.window_layers)
+        notes = (kept.policy.missing(kept.settings) for kept in chosen)
+        return tuple(note for note in notes if note is not None)
+
     def of(self, layer: Layer) -> Choice:
         """How one layer keeps its tokens."""
         return self.global_layers if layer.window is None else self.window_layers

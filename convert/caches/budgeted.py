@@ -52,11 +52,11 @@ def _slots_bytes(noted_bytes: int, layer: Layer) -> int:
 
 
 def _check_room(settings: Settings, found: int, meaning: str) -> None:
-    least = settings["sinks"] + settings["recent"]
+    least = settings["sinks"] + settings["recent"] + 1
     if found < least:
         raise ConvertError(
-            f"budget={settings['budget']!r}{meaning}: it must hold sinks={settings['sinks']} and "
-            f"recent={settings['recent']}, at least {least} tokens"
+            f"budget={settings['budget']!r}{meaning}: it must hold sinks={settings['sinks']}, "
+            f"recent={settings['recent']} and one more, at least {least} tokens"
         )
 
 
@@ -75,4 +75,6 @@ def _policy(name: str, summary: str, noted_bytes: int) -> CachePolicy:
 HEAVY_HITTER = _policy(
     "heavy-hitter", "the first tokens, the latest and the most attended, each KV head its own", 8
 )
-MERGE = _policy("merge", "(draft)", 8)
+MERGE = _policy(
+    "merge", "the first tokens, the latest, and means of neighbours whose keys are alike, by KV head", 4
+)

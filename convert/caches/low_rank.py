@@ -52,6 +52,13 @@ def nbytes(settings: Settings, layer: Layer, tokens: int) -> int:
     return 2 * layer.kv_heads * layer.element_bytes * numbers
 
 
+def missing(settings: Settings) -> str | None:
+    """Say what has to be fitted to a text before the first token."""
+    if settings["bases"] == "prompt":
+        return None
+    return "Its bases are fitted to a text once it is there: python -m patches bases DST --text FILE"
+
+
 def _numbers(settings: Settings, layer: Layer, tokens: int, rank: int) -> int:
     """What is held of the keys of one KV head: how many numbers."""
     exact = settings["sinks"] + min(tokens, settings["residual"])
@@ -74,4 +81,5 @@ POLICY = CachePolicy(
     },
     check=check,
     nbytes=nbytes,
+    missing=missing,
 )

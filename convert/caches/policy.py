@@ -61,6 +61,7 @@ class CachePolicy:
         nbytes: What a layer holds once so many tokens were seen.
         plain: Whether tokens are kept as they are.
         budget: The most tokens that a global layer holds; None: all.
+        missing: What a result does not hold yet and its cache will ask for, in a sentence; None: nothing.
     """
 
     name: str
@@ -71,6 +72,7 @@ class CachePolicy:
     nbytes: Callable[[Settings, Layer, int], int]
     plain: bool = False
     budget: Callable[[Settings, Layer], int | None] = lambda *_: None
+    missing: Callable[[Settings], str | None] = lambda _: None
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def _policy(bits: int) -> CachePolicy:
         name=f"int{bits}",
         summary=f"tokens before the most recent in {bits} bits, keys by channel and values by token (KIVI)",
         kinds=KINDS,
-        defaults={"block": 32, "group": 32, "residual": 128, "sinks": 4},
+        defaults={"block": 32, "group": 32, "residual": 64, "sinks": 4},
         check=check,
         nbytes=partial(nbytes, bits),
     )

@@ -3,12 +3,15 @@
 
 from eval.measures.agreement import AGREEMENT
 from eval.measures.base import Measure
+from eval.measures.consistency import CONSISTENCY
 from eval.measures.footprint import FOOTPRINT
 from eval.measures.needle import NEEDLE
 from eval.measures.perplexity import PERPLEXITY
+from eval.measures.reach import REACH
 from eval.measures.speed import SPEED
 from eval.measures.tasks import TASKS
 
 MEASURES: dict[str, Measure] = {
-    measure.name: measure for measure in (PERPLEXITY, AGREEMENT, NEEDLE, TASKS, FOOTPRINT, SPEED)
+    measure.name: measure
+    for measure in (PERPLEXITY, AGREEMENT, NEEDLE, TASKS, REACH, CONSISTENCY, FOOTPRINT, SPEED)
 }

@@ -1,19 +1,22 @@
 """How far a checkpoint's next-token distribution is from the baseline's, on the same tokens."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from eval.contexts import Contexts, pack
 from eval.errors import EvalError
 from eval.logits import divergence, next_token_logits, rows_at_a_time
 from eval.measures.base import Ask, Measure
+from eval.positions import position_buckets
 from eval.results import Metric, Outcome
 from eval.stats import mean, standard_error
-from eval.text import pack
 
 
 def run(ask: Ask) -> Outcome:
-    """KL(baseline || model) and top-1 agreement; both models read the same batch, nothing is stored.
+    """KL(baseline || model), top-1 and top-k agreement; both read the same batch, nothing is stored.
 
     Raises:
         EvalError: the two checkpoints do not share a tokenizer and a vocabulary.
@@ -21,57 +24,104 @@ def run(ask: Ask) -> Outcome:
     section, subject, baseline = ask.section, ask.subject, ask.baseline
     if baseline is None:
         raise EvalError(f"agreement: {subject.name!r} has no baseline to agree with")
-    _check_same_tokens(subject, baseline)
-    ids = pack(ask.text, subject.tokenizer, subject.bos, section.length, section.contexts)
-    rows = rows_at_a_time(ids.shape[1], _vocabulary(subject), ask.batch_size)
-    kl_rows, same_rows = [], []
-    for batch in ids.split(rows):
-        reference = next_token_logits(baseline.model, batch.to(baseline.device))
-        logits = next_token_logits(subject.model, batch.to(subject.device))
-        kl, same = divergence(reference, logits)
-        kl_rows.append(kl.mean(1).cpu())
-        same_rows.append(same.mean(1).cpu())
-        ask.tick(len(batch))
-    kl_list, same_list = torch.cat(kl_rows).tolist(), torch.cat(same_rows).tolist()
-    n_of = f"contexts of {ids.shape[1] - 1} tokens"
+    _check_same_tokens(subject, baseline, section.top_k)
+    contexts = pack(ask.text, subject.tokenizer, subject.bos, section.length, section.contexts)
+    kl, same, shared = _compare(ask, baseline, contexts.ids)
+    past, k = section.past or section.length // 2, section.top_k
+    metrics = [
+        _kl("kl", "KL from the baseline", kl, contexts),
+        _share("top1", "Top-1 agreement", same, contexts),
+        _share(f"top{k}", f"Top-{k} agreement", shared, contexts, headline=False),
+        _kl(
+            f"kl@{past}+",
+            f"KL from the baseline, positions {past} and later",
+            kl[:, past - 1 :],
+            contexts,
+            False,
+        ),
+    ]
+    rows = [values.mean(1).tolist() for values in (kl, same, shared)]
+    samples = [
+        {"context": row, "document": document, "kl": a, "top1": b, f"top{k}": c}
+        for row, (document, a, b, c) in enumerate(zip(contexts.documents, *rows, strict=True))
+    ]
     return Outcome(
-        metrics=[
-            Metric(
-                key="kl",
-                label="KL from the baseline",
-                unit="nats/token",
-                value=max(0.0, mean(kl_list)),
-                stderr=standard_error(kl_list),
-                n=len(kl_list),
-                n_of=n_of,
-                better="lower",
-                per_sample=kl_list,
-            ),
-            Metric(
-                key="top1",
-                label="Top-1 agreement",
-                unit="%",
-                value=100 * mean(same_list),
-                stderr=None if len(same_list) < 2 else 100 * (standard_error(same_list) or 0.0),
-                n=len(same_list),
-                n_of=n_of,
-                better="higher",
-                per_sample=[100 * value for value in same_list],
-            ),
-        ],
-        samples=[
-            {"context": row, "kl": kl, "top1": same}
-            for row, (kl, same) in enumerate(zip(kl_list, same_list, strict=True))
-        ],
+        metrics=metrics,
+        detail={"length": section.length, "curve": _curve(kl, contexts)},
+        samples=samples,
+        warnings=contexts.warnings(f"{subject.name}: agreement"),
+        read=contexts.digest,
     )
+
+
+def _compare(ask: Ask, baseline: Any, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KL, top-1 and top-k agreement of every token but the first: ``[C, T - 1]`` each, on the CPU."""
+    subject = ask.subject
+    rows = rows_at_a_time(ids.shape[1], _vocabulary(subject), ask.batch_size)
+    found: list[list[Tensor]] = [[], [], []]
+    for batch in ids.split(rows):
+        theirs = next_token_logits(baseline.model, batch.to(baseline.device))
+        ours = next_token_logits(subject.model, batch.to(subject.device))
+        parts = [
+            divergence(reference, logits, ask.section.top_k)
+            for (_, reference), (_, logits) in zip(theirs, ours, strict=True)
+        ]
+        for values, stretches in zip(found, zip(*parts, strict=True), strict=True):
+            values.append(torch.cat(stretches, dim=1).cpu())
+        ask.tick(len(batch))
+    kl, same, shared = (torch.cat(values) for values in found)
+    return kl, same, shared
+
+
+def _kl(key: str, label: str, values: Tensor, contexts: Contexts, headline: bool = True) -> Metric:
+    """Mean of a divergence, which rounding alone makes negative."""
+    samples = contexts.samples(values.double().mean(1).tolist())
+    return Metric(
+        key=key,
+        label=label,
+        unit="nats/token",
+        value=max(0.0, mean(samples)),
+        stderr=standard_error(samples),
+        n=len(samples),
+        n_of=contexts.counted(values.shape[1]),
+        better="lower",
+        headline=headline,
+        per_sample=samples,
+    )
+
+
+def _share(key: str, label: str, values: Tensor, contexts: Contexts, headline: bool = True) -> Metric:
+    """Mean of a share, in percent."""
+    samples = contexts.samples((100 * values.double().mean(1)).tolist())
+    return Metric(
+        key=key,
+        label=label,
+        unit="%",
+        value=mean(samples),
+        stderr=standard_error(samples),
+        n=len(samples),
+        n_of=contexts.counted(values.shape[1]),
+        better="higher",
+        headline=headline,
+        per_sample=samples,
+    )
+
+
+def _curve(kl: Tensor, contexts: Contexts) -> list[dict[str, Any]]:
+    """KL in buckets of positions that double in size."""
+    points = []
+    for first, end in pairwise(position_buckets(kl.shape[1] + 1)):
+        metric = _kl("", "", kl[:, first - 1 : end - 1], contexts)
+        points.append({"first": first, "last": end - 1, "value": metric.value, "stderr": metric.stderr})
+    return points
 
 
 def _vocabulary(loaded: Any) -> int:
     return int(loaded.model.config.get_text_config().vocab_size)
 
 
-def _check_same_tokens(subject: Any, baseline: Any) -> None:
-    """Equal vocabularies, token by token."""
+def _check_same_tokens(subject: Any, baseline: Any, k: int) -> None:
+    """Equal vocabularies, token by token, of more than ``k`` tokens."""
     mine, theirs = _vocabulary(subject), _vocabulary(baseline)
     if mine != theirs:
         raise EvalError(
@@ -83,18 +133,25 @@ def _check_same_tokens(subject: Any, baseline: Any) -> None:
             f"agreement: {subject.name!r} and {baseline.name!r} have different tokenizers: KL and top-1 "
             "need the same tokens; leave the section out or compare checkpoints of one family"
         )
+    if k > mine:
+        raise EvalError(f"agreement.top_k={k} is more than the {mine} tokens of {subject.name!r}")
 
 
 def check(checkpoint: Any, section: Any) -> None:
-    """Refuse contexts longer than the model's positions."""
+    """Refuse contexts longer than the model's positions, and an empty bucket."""
     checkpoint.check_length(section.length, "agreement.length")
+    if section.past is not None and not 2 <= section.past < section.length:
+        raise EvalError(
+            f"agreement.past={section.past} must lie between 2 and length - 1 = {section.length - 1}"
+        )
 
 
 AGREEMENT = Measure(
     name="agreement",
     how=(
-        "KL(baseline || model) in nats per token and the share of tokens whose most likely successor is "
-        "the same, on the same contexts. The contexts are the samples of the standard error."
+        "KL(baseline || model) in nats per token, the share of tokens whose most likely successor is the "
+        "same, and the share of the baseline's k most likely ones that are among the model's, on the same "
+        "contexts. The standard errors are those of the contexts, joined by document."
     ),
     run=run,
     check=check,

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eval.report.plots import memory_picture, needle_pictures, perplexity_picture, speed_picture
+from eval.report.heatmaps import heatmaps
+from eval.report.plots import agreement_picture, memory_picture, perplexity_picture, speed_picture
 from eval.report.tasks import task_lines
 from eval.report.verdict import verdicts
 from eval.report.wording import (
@@ -36,7 +37,8 @@ def html(results: Results) -> str:
         lstrip_blocks=True,
     )
     names = [checkpoint.name for checkpoint in results.checkpoints]
-    charts = [memory_picture(results), perplexity_picture(results), speed_picture(results)]
+    drawn = (memory_picture, perplexity_picture, agreement_picture, speed_picture)
+    charts = [chart(results) for chart in drawn]
     return environment.get_template("page.html.j2").render(
         results=results,
         names=names,
@@ -44,7 +46,7 @@ def html(results: Results) -> str:
         gate_text=gate_text,
         headline=_lines([row for row in results.rows if row.headline], names),
         rest=_lines([row for row in results.rows if not row.headline], names),
-        needles=needle_pictures(results),
+        retrieval=heatmaps(results),
         tasks=task_lines(results),
         charts=[chart for chart in charts if chart is not None],
         seconds=round(sum(sum(by_name.values()) for by_name in results.wall_s.values())),

@@ -1,50 +1,13 @@
-"""The report's pictures, drawn once for light and once for dark pages."""
+"""The report's charts: memory, language by position, speed."""
 
-import base64
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
+from eval.report.drawing import COLORS, MARKS, STYLES, Picture, draw_picture, legend, tokens_text
 from eval.report.wording import bytes_text
 from eval.results import Results
-
-COLORS = ("#4c78a8", "#e1812c", "#3a9e58", "#c44e8a", "#8a6fc0", "#9b7653", "#5aa9b5", "#8c8c8c")
-_MARKS = "os^Dv<>P"
-_STYLES = ("-", "--", "-.", ":")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Two PNG images as data addresses, and what a reader who sees neither should know."""
-
-    title: str
-    alt: str
-    light: str
-    dark: str
-    caption: str = ""
-
-
-def needle_pictures(results: Results) -> list[Picture]:
-    """One heatmap of length by depth per checkpoint."""
-    pictures = []
-    for name, detail in results.details.get("needle", {}).items():
-        cell = results.cell("needle", name)
-        if not detail or cell is None:
-            continue
-        window = detail.get("window")
-        caption = f"{cell.value:.0f}% of {cell.n} found"
-        caption += f"; frames: needles beyond its window of {window} tokens" if window else "; no window"
-        pictures.append(
-            _picture(name, f"Needles found by {name}: {caption}", (3.6, 3.1), _heatmap(detail), caption)
-        )
-    return pictures
 
 
 def memory_picture(results: Results) -> Picture | None:
@@ -60,19 +23,19 @@ def memory_picture(results: Results) -> Picture | None:
             axes.plot(
                 [p["length"] for p in curve],
                 [p["bytes"] for p in curve],
-                _STYLES[index % len(_STYLES)],
+                STYLES[index % len(STYLES)],
                 label=name,
                 linewidth=2.4 - 0.3 * min(index, 4),
                 **style,
             )
             points = detail.get("points", [])
-            marks: Any = {"marker": _MARKS[index % len(_MARKS)], "linestyle": "none", "markersize": 5.5}
+            marks: Any = {"marker": MARKS[index % len(MARKS)], "linestyle": "none", "markersize": 5.5}
             label = None if curve else name
             axes.plot(
                 [p["length"] for p in points], [p["measured"] for p in points], label=label, **marks, **style
             )
         axes.set(xscale="log", yscale="log", xlabel="tokens in the cache", ylabel="KV cache of one sequence")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tokens(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tokens_text(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
         axes.set_yticks([2.0**power for power in range(8, 45, 2)], minor=False)
         axes.minorticks_off()
@@ -88,57 +51,81 @@ def memory_picture(results: Results) -> Picture | None:
             p["length"] for detail in details.values() for p in detail.get("curve", []) or detail["points"]
         ]
         axes.set_xlim(min(span) / 1.2, max(span) * 1.2)
-        _legend(axes, ink)
+        legend(axes, ink)
 
     caption = (
         "Lines are predicted from config.json, marks are bytes that the cache really held. "
         "Both axes are logarithmic."
     )
-    return _picture(
+    return draw_picture(
         "KV cache against length", "KV cache bytes against length. " + caption, (6.4, 3.8), draw, caption
     )
 
 
 LOG_FROM = 10
-"""Ratio of the largest to the smallest perplexity from which the axis is logarithmic."""
+"""Ratio of the largest to the smallest value from which the axis is logarithmic."""
 
 
 def perplexity_picture(results: Results) -> Picture | None:
     """Perplexity by position in the context."""
-    details = {
-        name: detail for name, detail in results.details.get("perplexity", {}).items() if detail.get("curve")
-    }
+    return _by_position(results, "perplexity", "Perplexity by position", "perplexity")
+
+
+def agreement_picture(results: Results) -> Picture | None:
+    """KL from the baseline by position in the context."""
+    return _by_position(results, "agreement", "KL from the baseline by position", "KL, nats per token")
+
+
+def _by_position(results: Results, measure: str, title: str, unit: str) -> Picture | None:
+    """Means in buckets of positions, with the ends of windows."""
+    found = results.details.get(measure, {})
+    details = {name: detail for name, detail in found.items() if detail.get("curve")}
     if not details:
         return None
+    names = [checkpoint.name for checkpoint in results.checkpoints]
+    longest = max(detail["length"] for detail in details.values())
+    windows = {
+        checkpoint.name: checkpoint.config["window"]
+        for checkpoint in results.checkpoints
+        if checkpoint.name in details and (checkpoint.config["window"] or longest) < longest
+    }
 
     def draw(axes: Axes, ink: str) -> None:
-        for index, (name, detail) in enumerate(details.items()):
+        for name, detail in details.items():
+            # A checkpoint has one look in all pictures; those that lie together are set apart a little.
+            index = names.index(name)
             curve = detail["curve"]
-            middle = [(p["first"] + p["last"]) / 2 + 2 * index for p in curve]
             axes.errorbar(
-                middle,
+                [(max(p["first"], p["last"] / 2) * p["last"]) ** 0.5 * (1 + 0.02 * index) for p in curve],
                 [p["value"] for p in curve],
                 yerr=[p["stderr"] or 0 for p in curve],
                 label=name,
                 color=COLORS[index % len(COLORS)],
-                marker=_MARKS[index % len(_MARKS)],
+                marker=MARKS[index % len(MARKS)],
                 markersize=4.5,
                 capsize=2,
                 linewidth=1.4,
                 elinewidth=0.8,
             )
-        axes.set(xlabel="position in the context", ylabel="perplexity")
+        for name, window in windows.items():
+            axes.axvline(window, color=COLORS[names.index(name) % len(COLORS)], linewidth=1, linestyle=":")
+        axes.set(xscale="log", xlabel="position in the context", ylabel=unit)
+        edges = [p["first"] for p in next(iter(details.values()))["curve"][1:]]
+        axes.set_xticks([*edges, longest], [tokens_text(edge) for edge in [*edges, longest]])
+        axes.minorticks_off()
         values = [p["value"] for detail in details.values() for p in detail["curve"]]
-        if max(values) > LOG_FROM * min(values):
+        if 0 < LOG_FROM * min(values) < max(values):
             # One ruined model would press all others into a line at the bottom.
             axes.set_yscale("log")
-        _legend(axes, ink)
+        legend(axes, ink)
 
     caption = (
-        "Bars are one standard error of each value over contexts. All checkpoints read the same text, so "
-        "the bars move together: the table's differences are more exact."
+        "Each mark is a bucket of positions, twice as wide as the one before it; bars are one standard error "
+        "over contexts. All checkpoints read the same text, so the bars move together: the table's "
+        "differences are more exact."
     )
-    return _picture("Perplexity by position", "Perplexity by position. " + caption, (6.4, 3.8), draw, caption)
+    caption += " Dotted lines: where a window ends." if windows else ""
+    return draw_picture(title, f"{title}. {caption}", (6.4, 3.8), draw, caption)
 
 
 def speed_picture(results: Results) -> Picture | None:
@@ -169,67 +156,4 @@ def speed_picture(results: Results) -> Picture | None:
 
     caption = "Measured in turns with the baseline; lines are one standard error over the runs."
     size = (6.4, 1.4 + 0.6 * len(known))
-    return _picture("Speed", "Speed relative to the baseline. " + caption, size, draw, caption)
-
-
-def _heatmap(detail: dict[str, Any]) -> Callable[[Axes, str], None]:
-    lengths, depths = detail["lengths"], detail["depths"]
-    cells = {(c["length"], c["depth"]): c for c in detail["cells"] if c["condition"] == "depth"}
-
-    def draw(axes: Axes, ink: str) -> None:
-        grid = [[cells[n, d]["found"] / cells[n, d]["n"] for n in lengths] for d in depths]
-        axes.imshow(grid, cmap="RdYlBu", vmin=0, vmax=1, aspect="auto")
-        for column, length in enumerate(lengths):
-            for row, depth in enumerate(depths):
-                cell = cells[length, depth]
-                rate = cell["found"] / cell["n"]
-                color = "#111111" if 0.15 < rate < 0.85 else "#ffffff"
-                text = f"{cell['found']}/{cell['n']}"
-                axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
-                if cell["beyond"]:
-                    box = ((column - 0.46, row - 0.44), 0.92, 0.88)
-                    _frame(axes, box, color)
-        axes.set_xticks(range(len(lengths)), [_tokens(length) for length in lengths])
-        axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
-        axes.set(xlabel="document length, tokens", ylabel="depth of the needle")
-        axes.grid(False)
-
-    return draw
-
-
-def _frame(axes: Axes, box: tuple[tuple[float, float], float, float], color: str) -> None:
-    axes.add_patch(Rectangle(*box, fill=False, edgecolor=color, linewidth=1.2, linestyle=(0, (3, 2))))
-
-
-def _legend(axes: Axes, ink: str) -> None:
-    axes.legend(frameon=False, labelcolor=ink, fontsize=9)
-
-
-def _tokens(value: float) -> str:
-    return f"{value / 1024:g}k" if value >= 1024 and value % 1024 == 0 else f"{value:g}"
-
-
-def _picture(
-    title: str, alt: str, size: tuple[float, float], draw: Callable[[Axes, str], None], caption: str = ""
-) -> Picture:
-    light, dark = (_png(size, draw, ink) for ink in ("#33373d", "#d5d8dc"))
-    return Picture(title, alt, light, dark, caption)
-
-
-def _png(size: tuple[float, float], draw: Callable[[Axes, str], None], ink: str) -> str:
-    """Draw on a transparent ground with ``ink`` for text and axes; without pyplot, so nothing global "
-    "changes."""
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.grid(True, color=ink, alpha=0.15, linewidth=0.6)
-    draw(axes, ink)
-    for spine in axes.spines.values():
-        spine.set_color(ink)
-        spine.set_alpha(0.4)
-    axes.tick_params(colors=ink, labelsize=9)
-    axes.xaxis.label.set_color(ink)
-    axes.yaxis.label.set_color(ink)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, transparent=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return draw_picture("Speed", "Speed relative to the baseline. " + caption, size, draw, caption)

@@ -2,6 +2,7 @@
 
 from eval.report.wording import Judgement, amount, bytes_text, delta_text, evidence_text, judge, number
 from eval.results import Results, Row
+from eval.retrieval import KINDS
 
 _SIGNIFICANT: dict[Judgement, str] = {
     "better": "significantly better",
@@ -30,6 +31,14 @@ def _sentences(results: Results, name: str) -> list[str]:
     beyond = results.cell("needle_beyond", name)
     if beyond is not None and beyond.value is not None:
         sentences.append(f"Of the {beyond.n} needles beyond its window it finds {beyond.value:.0f}%.")
+    others = (row for row in results.rows if row.key in KINDS and row.key != "needle")
+    worse = [
+        f"{row.label} ({delta_text(row, row.cells[name])})"
+        for row in others
+        if judge(row, row.cells.get(name)) == "worse"
+    ]
+    if worse:
+        sentences.append(f"Other retrieval that is significantly worse: {', '.join(worse)}.")
     removed = results.cell("needle_removed", name)
     if removed is not None and removed.value:
         sentences.append(f"Mind: it answers rightly in {removed.value:.0f}% of documents without a needle.")

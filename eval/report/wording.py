@@ -90,7 +90,7 @@ def delta_text(row: Row, cell: Cell | None) -> str:
 def count_text(row: Row) -> str:
     """How many samples are behind the row: once where it is the same for all checkpoints, else in order."""
     cells = list(row.cells.values())
-    if cells[0].n_of.endswith("exact count"):
+    if _is_exact(cells[0]):
         return "exact count"
     counts = list(dict.fromkeys(cell.n for cell in cells))
     return f"n = {', '.join(map(str, counts))} {cells[0].n_of}"
@@ -141,4 +141,9 @@ def _significant(cell: Cell, change: float) -> bool:
         low, high = cell.delta_interval
         return not low <= 0 <= high
     error = cell.delta_stderr if cell.delta is not None else cell.ratio_stderr
-    return error is None or abs(change) > 2 * error
+    return _is_exact(cell) if error is None else abs(change) > 2 * error
+
+
+def _is_exact(cell: Cell) -> bool:
+    """Whether a number has no error; one whose error is unknown, with a single sample, is not exact."""
+    return cell.n_of.endswith("exact count")

@@ -1,4 +1,4 @@
-"""The words of a retrieval document: the needle, the question, the keys and the values.
+"""The words that kinds of retrieval share: the needle, its question, the keys and the values.
 
 The sentences are those of the "needle in a haystack" tasks of RULER (arXiv 2404.06654) in lower case, so that
 a model trained on lower-case text can read them too.
@@ -24,3 +24,8 @@ KEYS: tuple[str, ...] = tuple(_NOUNS.split())
 def draw_value(rng: random.Random, digits: int) -> str:
     """A number of exactly ``digits`` digits that does not begin with zero."""
     return str(rng.randrange(10 ** (digits - 1), 10**digits))
+
+
+def draw_values(rng: random.Random, digits: int, count: int) -> tuple[str, ...]:
+    """``count`` different numbers of ``digits`` digits."""
+    return tuple(str(value) for value in rng.sample(range(10 ** (digits - 1), 10**digits), count))

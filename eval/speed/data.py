@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from eval.checkpoint import one_line
+from eval.corpus import synthetic_text
 from eval.errors import EvalError
 from eval.speed.records import MODEL, Ask
 from eval.speed.reference import Inputs
-from eval.text import read_text
 
 READ_TOKENS = 2048
 """Tokens of text that a checkpoint reads; longer inputs repeat what it made of them."""
@@ -84,7 +84,7 @@ def _read(ask: Ask, path: str) -> tuple[Tensor, ...]:
         raise EvalError(f"checkpoint {path!r} does not load: {one_line(error)}") from None
     model = model.to(ask.device).eval()
     allowed = getattr(model.config, "max_position_embeddings", None) or READ_TOKENS
-    ids = tokenizer(read_text(None).content, return_tensors="pt").input_ids
+    ids = tokenizer(synthetic_text(), return_tensors="pt").input_ids
     ids = ids[:, : min(READ_TOKENS, allowed, max(ask.lengths))].to(ask.device)
     caught: list[tuple[Tensor, ...]] = []
     name = model.config._attn_implementation

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from eval.report.plots import COLORS
+from eval.report.drawing import COLORS
 from eval.report.wording import number
 from eval.speed.records import Report, Row
 

@@ -64,11 +64,16 @@ class Budget:
         slot_bytes = 2 * tokens.head_dim * tokens.element_bytes + noted_bytes
         return self.slots(tokens.place, tokens.kv_heads, slot_bytes) * tokens.kv_heads * slot_bytes
 
+    @property
+    def least(self) -> int:
+        """Tokens that must fit: those that stay, and one to choose."""
+        return self.sinks + self.recent + 1
+
     def _check_room(self, slots: int, meaning: str) -> None:
-        if slots < self.sinks + self.recent:
+        if slots < self.least:
             raise PolicyError(
-                f"budget={self.budget!r}{meaning}: it must hold sinks={self.sinks} and recent={self.recent}, "
-                f"at least {self.sinks + self.recent} tokens"
+                f"budget={self.budget!r}{meaning}: it must hold sinks={self.sinks}, recent={self.recent} and "
+                f"one more, at least {self.least} tokens"
             )
 
     def _bytes(self) -> int:

@@ -34,8 +34,8 @@ COMBINATIONS = [
     Combination(4, **WINDOW, cache=f"int4:{SMALL}", window_cache=f"int4:{SMALL}"),
     Combination(8, 32, 0, window_cache=f"int8:{SMALL}"),
     Combination(8, cache="heavy-hitter:budget=80"),
-    Combination(8, cache="merge:budget=80"),
     Combination(4, cache="heavy-hitter:budget=20KiB,recent=8"),
+    Combination(4, cache="merge:budget=20KiB,recent=8"),
     Combination(8, cache="low-rank"),
 ]
 
@@ -104,6 +104,14 @@ def test_rounding_goes_before_what_must_be_trained():
     assert chosen(4) == Combination(8)
     assert chosen(7) == Combination(8, cache="int8")
     assert chosen(8, name="chat", slo=0.009) == Combination(32, cache="int4")
+
+
+def test_of_equal_risk_what_needs_no_training_goes_first():
+    model, whole = bare_model(32, 32, 16, 128, None), Combination(16, cache="int4")
+    tight = read_gpu(f"{total_bytes(model, Combination(8), 131072, 8) + 2**20}", None, None)
+    assert total_bytes(model, whole, 131072, 8) < total_bytes(model, Combination(8), 131072, 8)
+    advice = recommend(model, tight, "documents", 8, None)
+    assert advice.costs is not None and advice.costs[0].combination == whole
 
 
 @pytest.mark.parametrize("gpu", ["rtx-4090", "a100-40", "h100"])

@@ -14,7 +14,31 @@ from patches.cache.policies import parse as parse_obeyed
 from patches.cache.policies.policy import Place, Tokens
 from patches.policy import PolicyError
 
-VALUES = (-1, 0, 1, 2, 3, 4, 7, 8, 16, 32, 33, 64, 100, 128, 1024, "64MiB", "1.5 KiB", "0B", "64", "x", "")
+VALUES = (
+    -1,
+    0,
+    1,
+    2,
+    3,
+    4,
+    7,
+    8,
+    16,
+    32,
+    33,
+    64,
+    100,
+    128,
+    1024,
+    "64MiB",
+    "1.5 KiB",
+    "0B",
+    "64",
+    "--5",
+    "²",
+    "x",
+    "",
+)
 """What a setting is tried with: at and around what is allowed, and nonsense."""
 WORDS = ("sum", "mean", "prompt", "calibration", "rms", "token", "channel")
 LENGTHS = (

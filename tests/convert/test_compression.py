@@ -124,7 +124,7 @@ def test_it_loads_where_headroom_is_not(make_checkpoint, tmp_path):
         ("llama", {}, {"cache": "int5"}, r"cache='int5' is not known \(did you mean 'int"),
         ("llama", {}, {"cache": "int4:bits=3"}, "int4 has no bits; it has"),
         ("llama", {}, {"cache": "int4:residual=-1"}, "cache='int4:residual=-1': int4: residual=-1 must be"),
-        ("llama", {}, {"window": 8, "window_cache": "merge"}, "window_cache='merge' is not known"),
+        ("llama", {}, {"window": 8, "window_cache": "low-rank"}, "window_cache='low-rank' is not known"),
         ("llama", {}, {"cache": "full"}, "nothing to convert"),
         ("llama", {}, {"window": 8, "cache": "int4"}, "every layer has the window"),
         ("llama", {}, {"window_cache": "int8"}, r"window_cache=int8 needs a window"),
@@ -188,6 +188,13 @@ def test_the_table_shows_what_is_saved(make_checkpoint, tmp_path):
     per_token = rows["KV cache per token"].after
     assert rows["KV cache at 128k tokens"].after == pytest.approx(131072 * per_token, rel=0.02)
     assert rows["KV cache per token"].before / per_token > 6
+
+
+def test_what_is_still_missing_is_said(make_checkpoint, run, tmp_path):
+    words = (make_checkpoint("llama"), tmp_path / "out", "--dry-run", "--cache")
+    finished = run(*words, "low-rank:bases=calibration")
+    assert "python -m patches bases DST --text FILE" in finished.out
+    assert "patches bases" not in run(*words, "low-rank").out
 
 
 def test_an_interrupted_conversion_continues_with_the_same_cache_alone(

@@ -1,5 +1,6 @@
 """The command line: one clear line and exit code 2, or a table and a report."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.__main__ import app
+from eval.retrieval import KINDS
+from eval.suite import suite_names
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +27,8 @@ ROOT = Path(__file__).parents[2]
         (["a={dense}", "--lengths", "12,x"], ["--lengths '12,x'"]),
         (["a={dense}", "--lengths", "3"], ["--lengths '3'", "numbers from 4"]),
         (["a={dense}", "--tasks", "headroom_nedle"], ["did you mean 'headroom_needle'"]),
+        (["a={dense}", "--kinds", "multikey"], ["unknown kind 'multikey'", "did you mean 'multi-key'"]),
+        (["a={dense}", "--kinds", "needle,needle"], ["needle.kinds must not repeat"]),
         (["a={dense}", "--tasks", "piqa", "--data-dir", "absent"], ["data folder 'absent' is not a folder"]),
         (
             ["a={dense}", "--tasks", "piqa", "--data-dir", "{empty}"],
@@ -99,6 +104,11 @@ def test_help_reads_well() -> None:
         check=False,
     )
     assert done.returncode == 0
-    options = "suite text tasks data-dir num-fewshot chat-template backend lengths limit device dtype output"
+    options = (
+        "suite text tasks data-dir num-fewshot chat-template backend kinds lengths limit device dtype output"
+    )
     for option in options.split():
         assert f"--{option}" in done.stdout
+    words = re.sub(r"[\s│]", "", done.stdout)
+    for name in (*KINDS, *suite_names()):
+        assert name in words

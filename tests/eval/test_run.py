@@ -11,7 +11,7 @@ import pytest
 
 from eval import run as run_module
 from eval.errors import EvalError
-from eval.report.plots import needle_pictures
+from eval.report.heatmaps import heatmaps
 from eval.results import SCHEMA_VERSION, Cell, CheckpointRecord, GateOutcome, Outcome, Results, Row
 from eval.run import evaluate
 from eval.strict import parse_strict
@@ -23,8 +23,17 @@ SUITE = parse_strict(
         "name": "tiny",
         "perplexity": {"length": 64, "contexts": 4},
         "agreement": {"length": 64, "contexts": 2},
-        "needle": {"lengths": [200, 256], "depths": [0.0, 0.5], "samples": 1, "controls": 1, "digits": 3},
+        "needle": {
+            "kinds": ["needle", "common-words"],
+            "lengths": [280, 300],
+            "depths": [0.0, 0.5],
+            "samples": 1,
+            "controls": 1,
+            "digits": 3,
+        },
         "tasks": {"names": ["headroom_ending"], "limit": 2},
+        "reach": {},
+        "consistency": {"length": 64, "decode_tokens": 4, "samples": 2},
         "footprint": {"lengths": [40, 64], "predict_to": 1024},
         "speed": {"length": 32, "decode_tokens": 3, "repeats": 2},
     },
@@ -50,18 +59,17 @@ def test_results_are_complete(results: Results, folder: Path) -> None:
     for row in results.rows:
         for name, cell in row.cells.items():
             assert cell.n > 0 or row.measure == "tasks", (row.key, name)
-            exact = row.unit == "bytes"
+            exact = row.unit == "bytes" or row.measure == "reach"
             assert (cell.stderr is None) == exact, row.key
-            assert (cell.delta is None and cell.ratio is None) == (
-                name == "source" or row.measure == "agreement" or row.key.startswith(("needle_b", "needle_w"))
-            ), row.key
+            alone = name == "source" or row.measure == "agreement"
+            assert (cell.delta is None and cell.ratio is None) == alone, row.key
     cell = results.cell("kv_bytes@64", "windowed")
     assert cell is not None and cell.ratio == pytest.approx((2 * 32 + 64) / (3 * 64))
     assert results.cell("perplexity", "absent") is None
     for name in ("source", "windowed"):
         lines = (folder / "samples" / name / "needle.jsonl").read_text().splitlines()
-        assert len(lines) == 2 * (2 + 1 + 1)
-        assert {"value", "answer", "found", "distance"} <= set(json.loads(lines[0]))
+        assert len(lines) == 2 * (2 + 1 + 1) + 2 * (1 + 1 + 1)
+        assert {"kind", "values", "answer", "found", "distance", "region"} <= set(json.loads(lines[0]))
 
 
 def test_the_environment_and_digests_are_noted(results: Results) -> None:
@@ -80,9 +88,13 @@ def test_the_page_needs_nothing_else(folder: Path, results: Results) -> None:
         assert address.startswith("data:") or (folder / address).is_file(), address
     assert not re.findall(r"url\(|@import|<script [^>]*src|fetch\(", page)
     images = re.findall(r"<img src=\"data:image/png;base64,[A-Za-z0-9+/=]{500,}\" alt=\"([^\"]+)\"", page)
-    assert len(images) == len(needle_pictures(results)) + 3
-    for text in ("source", "windowed", "KV cache against length", "Perplexity by position", "Needles found"):
+    pictures = heatmaps(results)
+    assert {title: len(found) for title, found in pictures.items()} == {"Needles found": 2, "Common words": 2}
+    assert len(images) == 4 + 4
+    for text in ("source", "windowed", "KV cache against length", "Perplexity by position", "KL from the"):
         assert text in page
+    for title in pictures:
+        assert f"<h3>{title}</h3>" in page
     for text in (page, (folder / "report.md").read_text()):
         line = (
             "headroom_ending on windowed: multiple choice; 0-shot; made by eval/tasks; one pass through the "
@@ -168,7 +180,9 @@ def test_identical_checkpoints_have_no_differences(dense: Path, tmp_path: Path) 
             assert row.cells["b"].delta == 0, row.key
 
 
-@pytest.mark.parametrize("section", ["perplexity", "agreement", "speed", "needle", "footprint"])
+@pytest.mark.parametrize(
+    "section", ["perplexity", "agreement", "speed", "needle", "footprint", "consistency"]
+)
 def test_too_long_is_refused_before_anything_is_loaded(
     section: str, make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,17 @@ import pytest
 from eval.compare import rows_of
 from eval.report.wording import judge
 from eval.results import Metric, Outcome
-from eval.stats import mcnemar, median, paired_error, paired_interval, rate_error, standard_error, wilson
+from eval.stats import (
+    by_group,
+    mcnemar,
+    median,
+    paired_error,
+    paired_interval,
+    rate_error,
+    ratio_samples,
+    standard_error,
+    wilson,
+)
 
 
 def test_standard_error_is_that_of_the_mean() -> None:
@@ -50,6 +60,39 @@ def test_differences_are_paired() -> None:
     assert row.cells["b"].delta == pytest.approx(0.5)
     assert row.cells["b"].delta_stderr == pytest.approx(0.0)
     assert row.cells["a"].delta is None
+
+
+def test_values_of_a_group_count_together() -> None:
+    assert by_group([1.0, 2.0, 4.0], [5, 1, 3]) == pytest.approx([1.0, 2.0, 4.0])
+    values, groups = [1.0, 2.0, 3.0, 5.0, 9.0], [0, 0, 1, 2, 2]
+    samples = by_group(values, groups)
+    assert statistics.mean(samples) == pytest.approx(4.0)
+    sums = [-5.0, -1.0, 6.0]
+    cluster_robust = (3 / 2 * sum(each**2 for each in sums) / 5**2) ** 0.5
+    assert standard_error(samples) == pytest.approx(cluster_robust)
+    twice = by_group([*values, *values], [0, 1, 2, 3, 4, 0, 1, 2, 3, 4])
+    assert standard_error(twice) == pytest.approx(standard_error(values))
+
+
+def test_a_ratio_of_sums_has_the_error_of_the_delta_method() -> None:
+    above, below = [2.0, 3.0, 7.0], [1.0, 2.0, 3.0]
+    samples = ratio_samples(above, below)
+    assert statistics.mean(samples) == pytest.approx(2.0)
+    residuals = [0.0, -1.0, 1.0]
+    assert standard_error(samples) == pytest.approx((sum(r**2 for r in residuals) / 2 / 3) ** 0.5 / 2.0)
+    assert standard_error(ratio_samples([2.0, 4.0], [1.0, 2.0])) == pytest.approx(0.0)
+
+
+def test_samples_pair_up_only_where_both_read_the_same() -> None:
+    def outcome(read: str) -> Outcome:
+        values = [1.0, 5.0, 9.0]
+        metric = Metric(key="m", label="m", value=5.0, stderr=2.0, n=3, n_of="x", per_sample=values)
+        return Outcome(metrics=[metric], read=read)
+
+    outcomes = {"a": outcome("x"), "b": outcome("x"), "c": outcome("y")}
+    (row,) = rows_of({"measure": outcomes}, ["a", "b", "c"])
+    assert row.cells["b"].delta_stderr == pytest.approx(0.0)
+    assert row.cells["c"].delta_stderr == pytest.approx(8**0.5)
 
 
 def test_the_paired_bootstrap_covers_the_difference_it_should() -> None:

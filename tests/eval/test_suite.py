@@ -1,20 +1,39 @@
 """Suites are read strictly, and errors help."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from eval.checkpoint import Loaded
 from eval.errors import EvalError
+from eval.measures import MEASURES
+from eval.retrieval import KINDS
 from eval.sections import TasksSection
 from eval.strict import parse_strict
-from eval.suite import Suite, load_suite, narrow, suite_names
+from eval.suite import SUITES, Suite, load_suite, narrow, suite_names
 
 
 @pytest.mark.parametrize("name", suite_names())
-def test_every_suite_of_the_package_reads(name: str) -> None:
+def test_every_suite_of_the_package_reads_and_fits_together(name: str, loaded_dense: Loaded) -> None:
     suite = load_suite(name)
     assert suite.name == name
-    assert suite.sections()
+    assert f"--suite {name}" in (SUITES / f"{name}.yaml").read_text()
+    assert set(suite.sections()) <= set(MEASURES)
+    endless = replace(loaded_dense.checkpoint, allowed_length=None)
+    for narrowed in (suite, narrow(suite, lengths=[64, 256], limit=2), narrow(suite, lengths=[300_000])):
+        for measure, section in narrowed.sections().items():
+            MEASURES[measure].check(endless, section)
+
+
+def test_the_suites_are_those_of_the_workloads() -> None:
+    assert suite_names() == ["chat", "documents", "full", "quick"]
+    full = load_suite("full")
+    assert set(full.sections()) == set(MEASURES)
+    assert full.needle is not None and full.needle.kinds == list(KINDS)
+    chat, documents = load_suite("chat").needle, load_suite("documents").needle
+    assert chat is not None and (min(chat.lengths), max(chat.lengths)) == (2048, 8192)
+    assert documents is not None and (min(documents.lengths), max(documents.lengths)) == (65536, 131072)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +43,10 @@ def test_every_suite_of_the_package_reads(name: str) -> None:
         ({"needle": {"length": [512]}}, ["'length'", "did you mean 'lengths'?", "(in needle)"]),
         ({"needle": {"depths": [1.5]}}, ["needle.depths.0", "1.5", "less than or equal to 1"]),
         ({"perplexity": {"contexts": 1}}, ["perplexity.contexts", "1", "2"]),
+        ({"needle": {"kinds": ["passkeys"]}}, ["needle.kinds", "did you mean 'passkey'?", "linked-detail"]),
+        ({"consistency": {"sample": 2}}, ["'sample'", "did you mean 'samples'?", "(in consistency)"]),
+        ({"reach": {"longest": 1}}, ["reach.longest", "16"]),
+        ({"agreement": {"top_k": 1}}, ["agreement.top_k", "2"]),
     ],
 )
 def test_an_error_names_the_place_and_the_nearest_key(data: dict[str, object], parts: list[str]) -> None:
@@ -56,11 +79,26 @@ def test_paths_are_relative_to_the_suite_file(tmp_path: Path) -> None:
 
 
 def test_options_narrow_a_suite() -> None:
-    suite = narrow(load_suite("quick"), [64, 32], ["arc_easy"], 3)
+    suite = narrow(load_suite("quick"), [64, 32], ["arc_easy"], 3, kinds=["passkey", "common-words"])
+    assert suite.needle is not None and suite.needle.kinds == ["passkey", "common-words"]
+    assert suite.consistency is not None and suite.consistency.length == 64 and suite.consistency.samples == 3
     assert suite.needle is not None and suite.needle.lengths == [32, 64] and suite.needle.samples == 3
     assert suite.perplexity is not None and suite.perplexity.length == 64 and suite.perplexity.contexts == 3
     assert suite.tasks is not None and suite.tasks.names == ["arc_easy"] and suite.tasks.limit == 3
     assert suite.footprint is not None and suite.footprint.lengths == [32, 64]
+
+
+def test_lengths_leave_out_what_they_leave_no_room_for() -> None:
+    suite = narrow(load_suite("full"), lengths=[4096])
+    assert suite.perplexity is not None and suite.perplexity.past is None and suite.perplexity.stride is None
+    assert suite.agreement is not None and suite.agreement.past is None
+    kept = narrow(load_suite("full"), lengths=[100_000])
+    assert kept.perplexity is not None and (kept.perplexity.past, kept.perplexity.stride) == (8192, 65536)
+
+
+def test_kinds_give_a_suite_its_retrieval() -> None:
+    suite = narrow(Suite(), kinds=["needle"])
+    assert suite.needle is not None and suite.needle.kinds == ["needle"]
 
 
 def test_named_tasks_run_as_lm_eval_runs_them() -> None:

@@ -15,6 +15,7 @@ TIGHT = {
     "int8": "int8:block=4,group=5,residual=3,sinks=2",
     "int4": "int4:block=4,group=5,residual=3,sinks=2",
     "heavy-hitter": "heavy-hitter:budget=20,recent=4,sinks=3",
+    "merge": "merge:budget=40,recent=4,sinks=3",
     "low-rank": "low-rank:rank=5,residual=8,sinks=3",
 }
 """Settings under which a text of some dozen tokens is compressed."""
@@ -23,6 +24,7 @@ ROOMY = {
     "int8": "int8:residual=300",
     "int4": "int4:residual=300",
     "heavy-hitter": "heavy-hitter:budget=400",
+    "merge": "merge:budget=400",
     "low-rank": f"low-rank:rank={DIM},residual=8,sinks=3",
 }
 """Settings under which a text of some hundred tokens is not, in a layer of either kind."""

@@ -217,10 +217,11 @@ def test_choosing_needs_no_copy_of_what_is_kept():
     assert peak(sizes) < layer.nbytes // 4
 
 
-def test_bytes_are_shared_out_among_layers_and_heads():
+@pytest.mark.parametrize("name,noted", [("heavy-hitter", 8), ("merge", 4)])
+def test_bytes_are_shared_out_among_layers_and_heads(name, noted):
     model = stock_model(num_key_value_heads=2)
-    slot = 2 * 12 * 4 + 8
-    cache = patches.make_cache(model, "heavy-hitter:budget=20KiB,recent=8")
+    slot = 2 * 12 * 4 + noted
+    cache = patches.make_cache(model, f"{name}:budget=20KiB,recent=8")
     with torch.no_grad():
         model(torch.randint(3, 97, (3, 200)), past_key_values=cache)
     slots = 20 * 1024 // (2 * 2 * slot)
@@ -234,16 +235,17 @@ def test_bytes_are_shared_out_among_layers_and_heads():
     "settings,said",
     [
         ("budget=0", "budget=0 must be a whole number, at least 1"),
-        ("budget=60", "it must hold sinks=4 and recent=64, at least 68 tokens"),
+        ("budget=68", "it must hold sinks=4, recent=64 and one more, at least 69 tokens"),
         ("budget=10megs", "budget='10megs' must be a number of tokens, or bytes such as 64MiB"),
         ("budget=-3", "budget=-3"),
         ("recent=0", "recent=0 must be a whole number, at least 1"),
         ("sinks=-1", "sinks=-1"),
     ],
 )
-def test_settings_are_checked(settings, said):
-    with pytest.raises(PolicyError, match="heavy-hitter") as raised:
-        parse(f"heavy-hitter:{settings}", "global")
+@pytest.mark.parametrize("name", ["heavy-hitter", "merge"])
+def test_settings_are_checked(name, settings, said):
+    with pytest.raises(PolicyError, match=name) as raised:
+        parse(f"{name}:{settings}", "global")
     assert said in str(raised.value)
 
 

@@ -1,15 +1,16 @@
 """The policies by name, and what a config, a command line or a call says of them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from patches.cache.policies import full, heavy_hitter, int4, int8, low_rank
+from patches.cache.policies import full, heavy_hitter, int4, int8, low_rank, merge
 from patches.cache.policies.policy import KINDS, CachePolicy, Choice, Kind, choose
 from patches.policy import PolicyError
 
 POLICIES: dict[str, CachePolicy] = {
-    module.POLICY.name: module.POLICY for module in (full, int8, int4, heavy_hitter, low_rank)
+    module.POLICY.name: module.POLICY for module in (full, int8, int4, heavy_hitter, merge, low_rank)
 }
 FULL = choose(full.POLICY, {}, "kv_cache")
 
@@ -81,7 +82,7 @@ def parse(spec: str, kind: Kind) -> Choice:
         key, equals, value = part.partition("=")
         if not equals:
             raise PolicyError(f"cache {spec!r}: {part!r} must be SETTING=VALUE")
-        settings[key] = int(value) if value.lstrip("-").isdigit() else value
+        settings[key] = int(value) if re.fullmatch("-?[0-9]+", value) else value
     return choose(policy, settings, f"cache {spec!r}")
 
 

@@ -1,0 +1,1 @@
+"""Every kind of retrieval as a task of lm-eval."""
