@@ -1,4 +1,4 @@
-"""``python -m eval NAME=PATH [NAME=PATH ...] --output DIR``, and ``python -m eval speed``."""
+"""``python -m eval NAME=PATH [NAME=PATH ...] --output DIR``; beside it ``speed``, ``cache``, ``compare``."""
 
 import os
 import shlex
@@ -10,9 +10,12 @@ from typing import Annotated
 # instead.
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The profiler, which is asked what was allocated, says on standard error when it starts and stops.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import typer
 
+from eval.caches.command import app as cache
 from eval.command_line import make_console, one_line_errors, split_numbers
 from eval.compare_command import app as compare
 from eval.errors import EvalError
@@ -96,7 +99,8 @@ def main(
     first.
 
     `python -m eval compare --help`: put saved evaluations side by side; `python -m eval speed --help`: time
-    attention and decoding by backend.
+    attention and decoding by backend; `python -m eval cache --help`: put ways of keeping a cache side by
+    side.
     """
     console = make_console()
     with one_line_errors("stopped; the same command continues with what is missing"):
@@ -162,6 +166,8 @@ if __name__ == "__main__":
     # No checkpoint can be given by these words, because they have no "=" in them.
     if sys.argv[1:2] == ["speed"]:
         speed(sys.argv[2:], prog_name="python -m eval speed")
+    elif sys.argv[1:2] == ["cache"]:
+        cache(sys.argv[2:], prog_name="python -m eval cache")
     elif sys.argv[1:2] == ["compare"]:
         compare(sys.argv[2:], prog_name="python -m eval compare")
     else:

@@ -1,4 +1,4 @@
-"""Greedy continuations, each with the cache that ``generate`` builds for itself."""
+"""Greedy continuations, each with the cache that ``generate`` builds for itself, or one that is given."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from eval.checkpoint import Loaded
 
 @torch.inference_mode()
 def continue_greedily(
-    loaded: Loaded, ids: Tensor, tokens: int, to_the_end: bool = False
+    loaded: Loaded, ids: Tensor, tokens: int, to_the_end: bool = False, cache: Any = None
 ) -> tuple[Tensor, Any]:
     """Generate after prompts of one length.
 
@@ -19,6 +19,7 @@ def continue_greedily(
         ids: ``[B, T]``.
         tokens: At most this many per row.
         to_the_end: Go on past the end of a text until there are ``tokens``, and keep the logits.
+        cache: Of a part of the prompts, which has been read; None: one that ``generate`` makes.
 
     Returns:
         ``[B, generated]`` tokens, and for each step its ``[B, V]`` logits, or None.
@@ -35,6 +36,9 @@ def continue_greedily(
         output_logits=to_the_end,
     )
     output = loaded.model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=config,
+        **({} if cache is None else {"past_key_values": cache}),
     )
     return output.sequences[:, ids.shape[1] :], output.logits if to_the_end else None

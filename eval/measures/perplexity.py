@@ -88,7 +88,7 @@ def _buckets(losses: Tensor) -> list[tuple[int, int, Tensor]]:
 def _metric(key: str, label: str, losses: Tensor, contexts: Contexts, headline: bool = True) -> Metric:
     """exp(mean loss)."""
     rows = losses.double().mean(1).tolist()
-    return _exponential(key, label, rows, contexts, contexts.counted(losses.shape[1]), headline)
+    return exponential(key, label, rows, contexts, contexts.counted(losses.shape[1]), headline)
 
 
 def _drift(past: int, early: Tensor, late: Tensor, contexts: Contexts) -> Metric:
@@ -96,10 +96,10 @@ def _drift(past: int, early: Tensor, late: Tensor, contexts: Contexts) -> Metric
     rows = (late.double().mean(1) - early.double().mean(1)).tolist()
     label = f"Perplexity from {past} on, as a ratio to that before"
     counted = contexts.counted(early.shape[1] + late.shape[1])
-    return _exponential("perplexity_drift", label, rows, contexts, counted, False)
+    return exponential("perplexity_drift", label, rows, contexts, counted, False)
 
 
-def _exponential(
+def exponential(
     key: str, label: str, rows: Sequence[float], contexts: Contexts, counted: str, headline: bool
 ) -> Metric:
     """exp of the mean of the contexts' logarithms, which the delta method carries to its scale."""

@@ -8,6 +8,7 @@ from eval.retrieval.multi_query import MULTI_QUERY
 from eval.retrieval.multi_value import MULTI_VALUE
 from eval.retrieval.needle import SINGLE_NEEDLE
 from eval.retrieval.passkey import PASSKEY
+from eval.retrieval.recurring_key import RECURRING_KEY
 from eval.retrieval.variable_tracking import VARIABLE_TRACKING
 
 KINDS: dict[str, Kind] = {
@@ -21,6 +22,7 @@ KINDS: dict[str, Kind] = {
         VARIABLE_TRACKING,
         COMMON_WORDS,
         LINKED_DETAIL,
+        RECURRING_KEY,
     )
 }
 

@@ -36,14 +36,14 @@ class Answered:
 def rates(kind: Kind, answered: Sequence[Answered], shape: CacheShape, alone: bool) -> list[Metric]:
     """The rate of a kind, of its controls, and of its parts by where the evidence stands."""
     hidden = [each for each in answered if each.document.condition == "depth"]
-    metrics = [_rate(kind.name, kind.title, [each.score for each in hidden], True)]
+    metrics = [rate_of(kind.name, kind.title, [each.score for each in hidden], True)]
     for condition, label in _CONTROLS.items():
         scores = [each.score for each in answered if each.document.condition == condition]
         what = "needle" if kind.name == "needle" else f"{kind.name}, evidence"
-        metrics.append(_rate(f"{kind.name}_{condition}", label.format(what), scores, alone))
+        metrics.append(rate_of(f"{kind.name}_{condition}", label.format(what), scores, alone))
     if all(value.isdigit() for each in hidden for value in each.document.values):
         scores = [float(exact(each.answer, each.document.values)) for each in hidden]
-        metrics.append(_rate(f"{kind.name}_exact", f"{kind.title}, no digit more or less", scores, False))
+        metrics.append(rate_of(f"{kind.name}_exact", f"{kind.title}, no digit more or less", scores, False))
     for region, where in _REGIONS.items():
         part = [
             index
@@ -51,7 +51,7 @@ def rates(kind: Kind, answered: Sequence[Answered], shape: CacheShape, alone: bo
             if each.document.region(shape.window, shape.sinks) == region
         ]
         if part:
-            rate = _rate(
+            rate = rate_of(
                 f"{kind.name}_{region}",
                 f"{kind.title}, {where}",
                 [hidden[index].score for index in part],
@@ -61,7 +61,8 @@ def rates(kind: Kind, answered: Sequence[Answered], shape: CacheShape, alone: bo
     return metrics
 
 
-def _rate(key: str, label: str, scores: Sequence[float], headline: bool) -> Metric:
+def rate_of(key: str, label: str, scores: Sequence[float], headline: bool) -> Metric:
+    """A rate in percent, from shares of 0 to 1."""
     n, rate = len(scores), mean(scores)
     low, high = wilson(sum(scores), n)
     whole = all(score in (0.0, 1.0) for score in scores)

@@ -66,7 +66,7 @@ def test_perfect_and_ignorant_readers_are_told_apart(
         assert (f"{name}_exact" in values) == (name not in ("variable-tracking", "common-words"))
     assert outcome.warnings == []
     cells = sum(cell["n"] for kind in outcome.detail["kinds"].values() for cell in kind["cells"])
-    assert cells == len(outcome.samples) == 7 * (4 + 6) + 2 + 6
+    assert cells == len(outcome.samples) == 8 * (4 + 6) + 2 + 6
 
     pretend(monkeypatch, lambda document: " 0.")
     outcome = needle.run(question)

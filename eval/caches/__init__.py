@@ -1,0 +1,1 @@
+"""``python -m eval cache``: what every way of keeping a cache costs, in bytes, in quality and in time."""
