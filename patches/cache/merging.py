@@ -25,7 +25,7 @@ class MergingLayer(CompressedLayer):
 
     Source: proportional attention, arXiv 2210.09461; merging of neighbours, arXiv 2407.08454.
     Holds: nothing but equal tokens merged is the full cache, never a byte more
-    (tests/patches/test_merging_tokens.py).
+    (tests/patches/test_token_merging.py).
     """
 
     def __init__(self, budget: Budget, place: Place):
