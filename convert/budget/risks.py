@@ -40,7 +40,10 @@ CACHE_RISKS = {
         f"needle, recurring-key ({EVAL_CACHE})",
     ),
     "merge": Risk(
-        "cache", 3, "all but a budget of tokens per head are means of several: facts blur", "cache, needle"
+        "cache",
+        3,
+        "all but a budget of tokens per head are means of several: facts blur",
+        f"needle, recurring-key ({EVAL_CACHE})",
     ),
     "low-rank": Risk(
         "cache",
