@@ -21,7 +21,7 @@ from eval.compare_command import app as compare
 from eval.errors import EvalError
 from eval.gate import FAILED, GATE_HELP
 from eval.names import check_names, split_pair
-from eval.parallel import launched_rank
+from eval.parallel import launched_rank, parting
 from eval.retrieval import KINDS
 from eval.speed.command import app as speed
 from eval.suite import load_suite, narrow, suite_names
@@ -171,4 +171,5 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["compare"]:
         compare(sys.argv[2:], prog_name="python -m eval compare")
     else:
-        app(prog_name="python -m eval")
+        with parting():
+            app(prog_name="python -m eval")

@@ -1,7 +1,8 @@
 """The processes of one ``accelerate launch`` or ``torchrun``: what they share, and who writes."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -89,3 +90,19 @@ def join_peers(device: str) -> Peers:
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     return Peers(accelerator.process_index, accelerator.num_processes, accelerator)
+
+
+@contextmanager
+def parting() -> Iterator[None]:
+    """Leave the other processes, if any were joined, at the end of a program.
+
+    Without it gloo's threads outlive their owner and now and then abort a process that has done its work.
+    """
+    try:
+        yield
+    finally:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            import torch.distributed as dist
+
+            if dist.is_initialized():
+                dist.destroy_process_group()
