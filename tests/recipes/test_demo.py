@@ -20,8 +20,9 @@ from eval.progress import Reporter
 from recipes.errors import Interrupted, RecipeError
 from recipes.loading import SHIPPED
 from recipes.schema import UptrainPart
+from recipes.uptrain.checkpoints import SAVED, newest_checkpoint
 from recipes.uptrain.merging import save_merged
-from recipes.uptrain.training import SAVED, newest_checkpoint, train
+from recipes.uptrain.training import train
 
 DEMO, CHECKPOINT = SHIPPED / "tiny" / "demo.yaml", SHIPPED / "tiny" / "checkpoint"
 REDUCED = [

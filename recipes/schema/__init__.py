@@ -1,0 +1,17 @@
+"""What a recipe can say, checked before anything runs."""
+
+from recipes.schema.conversion import ConvertPart
+from recipes.schema.data import Data, DatasetData, FileData, TinyData
+from recipes.schema.recipe import Recipe
+from recipes.schema.uptrain import LoraPart, UptrainPart
+
+__all__ = [
+    "ConvertPart",
+    "Data",
+    "DatasetData",
+    "FileData",
+    "LoraPart",
+    "Recipe",
+    "TinyData",
+    "UptrainPart",
+]

@@ -1,0 +1,49 @@
+"""A whole recipe."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from eval.suite import Suite
+from recipes.schema.conversion import ConvertPart
+from recipes.schema.part import Part
+from recipes.schema.uptrain import UptrainPart
+
+RESERVED = {
+    "source", "converted", "uptrained", "stages", "training", "measurements", "samples",
+    "results.json", "report.md", "report.html",
+}  # fmt: skip
+"""What a run puts into its folder, beside one folder per ablation."""
+
+
+class Recipe(Part):
+    """Convert, measure, uptrain, measure.
+
+    Attributes:
+        name: Names the run's folder.
+        description: One sentence for the list.
+        workload: What it is for.
+        source: Checkpoint folder relative to the recipe, or a hub id.
+        convert: The conversion.
+        ablations: More conversions to measure beside it, by name.
+        uptrain: The training; absent: none.
+        eval: What to measure, the keys of a suite; its paths are relative to the recipe.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    workload: Literal["chat", "documents", "any"] = "any"
+    source: str
+    convert: ConvertPart
+    ablations: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")], ConvertPart] = Field(
+        default={}
+    )
+    uptrain: UptrainPart | None = None
+    eval: Suite
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> "Recipe":
+        taken = sorted(set(self.ablations) & RESERVED)
+        if taken:
+            raise ValueError(f"an ablation cannot be called {taken[0]!r}: the run uses that name itself")
+        return self

@@ -1,0 +1,78 @@
+"""How a recipe says a training: what is trained, on which losses, for how long."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+
+from recipes.schema.data import Data
+from recipes.schema.part import Part, Share
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+class LoraPart(Part):
+    """Low-rank adapters, by ``peft``. ``full`` projections are trained whole instead."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveInt = 32
+    dropout: Share = 0.0
+    targets: Annotated[list[Projection], Field(min_length=1)] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj"]
+    )
+    full: list[Projection] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> "LoraPart":
+        both = sorted(set(self.targets) & set(self.full))
+        if both:
+            raise ValueError(f"{', '.join(both)} cannot be both a target of LoRA and trained in full")
+        return self
+
+
+class UptrainPart(Part):
+    """A short training of the converted checkpoint with the source as teacher.
+
+    Attributes:
+        data: Where the text comes from.
+        steps: Optimizer steps.
+        length: Tokens of a training row; documents are packed into rows.
+        batch_size: Rows per device and pass.
+        accumulate: Passes per step.
+        learning_rate: Peak; warmed up, then decayed by a cosine to zero.
+        warmup_steps: Steps to the peak.
+        weight_decay: AdamW's.
+        kl_weight: Weight of the KL divergence from the teacher to the student, per token.
+        ce_weight: Weight of the usual next-token loss.
+        attention_weight: Weight of the distance between every attention's output and the teacher's, relative
+            to the size of the teacher's. Gives each layer its own target, so that little text goes far.
+        lora: What is trained.
+        gradient_checkpointing: Less memory, more time.
+        bf16: Mixed precision in bfloat16.
+        log_every: Steps between log lines.
+        save_every: Steps between checkpoints that ``--resume`` continues from.
+        seed: Of the adapters and of dropout; text is read in its own order.
+    """
+
+    data: Data
+    steps: PositiveInt
+    length: Annotated[int, Field(ge=16)] = 2048
+    batch_size: PositiveInt = 1
+    accumulate: PositiveInt = 1
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    weight_decay: NonNegativeFloat = 0.0
+    kl_weight: NonNegativeFloat = 1.0
+    ce_weight: NonNegativeFloat = 0.0
+    attention_weight: NonNegativeFloat = 0.0
+    lora: LoraPart = LoraPart()
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+    log_every: PositiveInt = 10
+    save_every: PositiveInt = 100
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> "UptrainPart":
+        if not (self.kl_weight or self.ce_weight or self.attention_weight):
+            raise ValueError("kl_weight, ce_weight and attention_weight are all 0: nothing to learn from")
+        return self
