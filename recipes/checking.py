@@ -9,7 +9,8 @@ from eval.text import read_text
 from recipes.errors import RecipeError
 from recipes.loading import is_local
 from recipes.pipeline import conversion_request
-from recipes.schema import FileData, Recipe
+from recipes.schema import Recipe
+from recipes.schema.data import local_files, sources_of
 
 
 def check_recipe(recipe: Recipe) -> list[str]:
@@ -37,10 +38,12 @@ def check_recipe(recipe: Recipe) -> list[str]:
     lines.append(f"eval: {', '.join(recipe.eval.sections())} on {text.origin}")
     if recipe.uptrain is not None:
         part = recipe.uptrain
-        if isinstance(part.data, FileData) and not Path(part.data.file).is_file():
-            raise RecipeError(f"uptrain: training text {part.data.file} does not exist")
-        tokens = part.steps * part.batch_size * part.accumulate * part.length
-        lines.append(f"uptrain: {part.steps} steps, {tokens:,} tokens per device from {part.data.kind} data")
+        try:
+            local_files(part.data)
+        except ValueError as error:
+            raise RecipeError(f"uptrain: {error}") from None
+        kinds = " and ".join(dict.fromkeys(source.kind for source in sources_of(part.data)))
+        lines.append(f"uptrain: {part.steps} steps, {part.row_tokens:,} tokens per device from {kinds} data")
     return lines
 
 

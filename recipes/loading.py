@@ -9,7 +9,7 @@ import yaml
 from eval.errors import EvalError
 from eval.strict import parse_strict
 from recipes.errors import RecipeError
-from recipes.schema import ConvertPart, DatasetData, FileData, Recipe
+from recipes.schema import ConvertPart, FileData, Recipe, SourceData
 
 SHIPPED = Path(__file__).parent
 
@@ -81,6 +81,17 @@ def _calibrated(part: ConvertPart, folder: Path) -> ConvertPart:
     return part.model_copy(update={"calibrate": f"{(folder / file).resolve()}{colon}{column}"})
 
 
+def _beside(data: SourceData, folder: Path) -> SourceData:
+    """The source with its files absolute."""
+    field = "file" if isinstance(data, FileData) else "data_files"
+    files = getattr(data, field, None)
+    if files is None:
+        return data
+    if isinstance(files, str):
+        return data.model_copy(update={field: str((folder / files).resolve())})
+    return data.model_copy(update={field: [str((folder / file).resolve()) for file in files]})
+
+
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every path absolute."""
     changes: dict[str, Any] = {}
@@ -92,10 +103,6 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     changes["eval"] = recipe.eval.beside(folder)
     if recipe.uptrain is not None:
         data = recipe.uptrain.data
-        moved: dict[str, str] = {}
-        if isinstance(data, FileData):
-            moved["file"] = str((folder / data.file).resolve())
-        if isinstance(data, DatasetData) and data.data_files is not None:
-            moved["data_files"] = str((folder / data.data_files).resolve())
-        changes["uptrain"] = recipe.uptrain.model_copy(update={"data": data.model_copy(update=moved)})
+        moved = [_beside(one, folder) for one in data] if isinstance(data, list) else _beside(data, folder)
+        changes["uptrain"] = recipe.uptrain.model_copy(update={"data": moved})
     return recipe.model_copy(update=changes)

@@ -15,6 +15,7 @@ from eval.progress import Reporter
 from eval.results import Results
 from recipes.errors import RecipeError
 from recipes.schema import ConvertPart, Recipe, UptrainPart
+from recipes.schema.data import local_files
 from recipes.stages import Stages, fingerprint
 
 CONVERTED, UPTRAINED = "converted", "uptrained"
@@ -110,9 +111,9 @@ def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, repo
         from recipes.uptrain.merging import save_merged
         from recipes.uptrain.training import train
 
-        reporter.line(
-            f"uptrain: {part.steps} steps of {part.batch_size * part.accumulate} x {part.length} tokens"
-        )
+        for stage in part.stages:
+            rows = (stage.batch_size or 1) * part.accumulate
+            reporter.line(f"uptrain: {stage.steps} steps of {rows} x {stage.length} tokens")
         training = output / "training"
         resume = stages.resume and stages.read("uptrain-begun").get("inputs") == inputs
         if training.exists() and not resume:
@@ -122,11 +123,14 @@ def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, repo
         model, history = train(part, source, converted, training, resume, reporter)
         save_merged(model, converted, folder, history)
 
-    files = [getattr(part.data, name, None) for name in ("file", "data_files")]
+    try:
+        files = local_files(part.data)
+    except ValueError as error:
+        raise RecipeError(f"uptrain: {error}") from None
     inputs = {
         "teacher": fingerprint(source),
         "converted": fingerprint(converted),
-        "text": [fingerprint(Path(file)) for file in files if file],
+        "text": [fingerprint(file) for file in files],
         "uptrain": part.model_dump(mode="json"),
     }
     stages.do("uptrain", inputs, folder, work)

@@ -1,9 +1,9 @@
 """What a recipe can say, checked before anything runs."""
 
 from recipes.schema.conversion import ConvertPart
-from recipes.schema.data import Data, DatasetData, FileData, TinyData
+from recipes.schema.data import Data, DatasetData, FileData, SourceData, TinyData
 from recipes.schema.recipe import Recipe
-from recipes.schema.uptrain import LoraPart, UptrainPart
+from recipes.schema.uptrain import LoraPart, Stage, UptrainPart
 
 __all__ = [
     "ConvertPart",
@@ -12,6 +12,8 @@ __all__ = [
     "FileData",
     "LoraPart",
     "Recipe",
+    "SourceData",
+    "Stage",
     "TinyData",
     "UptrainPart",
 ]

@@ -10,27 +10,33 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from eval.progress import Reporter, Tick
+from recipes.schema import UptrainPart
+from recipes.uptrain.pace import Pace
 
 
 class ShowProgress(TrainerCallback):
-    """A line of losses, speed and time left for every entry of the log."""
+    """A line of losses, speed and time left for every entry of the log.
 
-    def __init__(self, reporter: Reporter, tick: Tick, step_tokens: int):
+    The pace is that of the stage under way, since this run began it; the steps of later stages count by their
+    tokens.
+    """
+
+    def __init__(self, reporter: Reporter, tick: Tick, part: UptrainPart):
         """Show progress.
 
         Args:
             reporter: Where lines go.
             tick: Advances the bar.
-            step_tokens: Tokens of one optimizer step.
+            part: The recipe's training.
         """
-        self.reporter, self.tick, self.step_tokens = reporter, tick, step_tokens
-        self.started, self.first_step = time.monotonic(), 0
+        self.reporter, self.tick = reporter, tick
+        self._pace = Pace(part.stages)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clock, and count what an earlier run has done."""
-        self.started, self.first_step = time.monotonic(), state.global_step
+        self._pace.begin(state.global_step, state.num_input_tokens_seen, time.monotonic())
         self.tick(state.global_step)
         if state.global_step:
             self.reporter.line(f"uptrain: resumed after step {state.global_step}")
@@ -48,12 +54,11 @@ class ShowProgress(TrainerCallback):
         logs = kwargs.get("logs") or {}
         if "kl" not in logs:
             return
-        per_step_s = (time.monotonic() - self.started) / max(state.global_step - self.first_step, 1)
-        left_s = (state.max_steps - state.global_step) * per_step_s
+        step = state.global_step
+        speed, left_s = self._pace.at(step, state.num_input_tokens_seen, time.monotonic())
         self.reporter.line(
-            f"uptrain: step {state.global_step}/{state.max_steps}  KL {logs['kl']:.4f}  CE {logs['ce']:.4f}  "
-            f"attention {logs['attention']:.4f}  {self.step_tokens / per_step_s:,.0f} tokens/s  "
-            f"{left_s:.0f} s left"
+            f"uptrain: step {step}/{state.max_steps}  KL {logs['kl']:.4f}  CE {logs['ce']:.4f}  "
+            f"attention {logs['attention']:.4f}  {speed:,.0f} tokens/s  {left_s:.0f} s left"
         )
 
 

@@ -5,10 +5,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from recipes.schema import UptrainPart
+from recipes.uptrain.batches import only
 from recipes.uptrain.distillation import AttentionOutputs, attention_distance, distillation_losses
+from recipes.uptrain.packing import model_inputs
 
 LOSSES = ("kl", "ce", "attention")
 
@@ -45,7 +48,7 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The mixed loss of one pass, a mean over its tokens."""
         part = self.part
-        seen = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        seen = model_inputs(inputs)
         outputs, reference = model(**seen, use_cache=False), None
         if self.teacher is not None:
             with torch.no_grad():
@@ -54,12 +57,22 @@ class DistillationTrainer(Trainer):
         attention = kl.new_zeros(())
         if self.watched is not None:
             ours, theirs = (watch.take() for watch in self.watched)
-            attention = attention_distance(ours, theirs, seen["attention_mask"])
+            attention = attention_distance(ours, theirs, inputs["attention_mask"])
         for name, value in zip(LOSSES, (kl, ce, attention), strict=True):
             self._sums[name] += value.item()
         self._passes += 1
         loss = part.kl_weight * kl + part.ce_weight * ce + part.attention_weight * attention
         return (loss, outputs) if return_outputs else loss
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches as the data makes them; the loader's draw of a seed leaves that of dropout alone."""
+        loader: DataLoader[Any] = DataLoader(
+            cast(Any, self.train_dataset),
+            collate_fn=only,
+            generator=torch.Generator(),
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return cast(DataLoader[Any], self.accelerator.prepare(loader))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the single losses, averaged since the last line, beside what ``Trainer`` logs."""
@@ -79,7 +92,8 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(output),
         max_steps=part.steps,
-        per_device_train_batch_size=part.batch_size,
+        # An element of the training's rows is a whole batch.
+        per_device_train_batch_size=1,
         gradient_accumulation_steps=part.accumulate,
         learning_rate=part.learning_rate,
         lr_scheduler_type="cosine",
@@ -91,6 +105,9 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         save_steps=part.save_every,
         save_total_limit=2,
         seed=part.seed,
+        # The text goes on by itself, without reading again what was read.
+        ignore_data_skip=True,
+        include_num_input_tokens_seen="non_padding",
         report_to=[],
         remove_unused_columns=False,
         disable_tqdm=True,

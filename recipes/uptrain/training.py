@@ -1,6 +1,5 @@
 """A whole training: text, student, teacher and loop put together."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 import patches  # noqa: F401 - registers the windowed checkpoints
 from eval.progress import Reporter
-from recipes.errors import Interrupted, RecipeError
+from recipes.errors import Interrupted
 from recipes.schema import UptrainPart
 from recipes.uptrain.adapters import add_adapters
+from recipes.uptrain.batches import PackedBatches
 from recipes.uptrain.callbacks import ShowProgress, stop_on_sigint
-from recipes.uptrain.checkpoints import newest_checkpoint
-from recipes.uptrain.packing import PackedRows
-from recipes.uptrain.sources import read_documents
+from recipes.uptrain.checkpoints import KeepProgress, newest_checkpoint
+from recipes.uptrain.packing import check_apart
+from recipes.uptrain.sources import open_sources
 from recipes.uptrain.teachers import load_teacher
 from recipes.uptrain.trainer import LOSSES, DistillationTrainer, training_arguments
 
@@ -43,22 +43,29 @@ def train(
     """
     torch.manual_seed(part.seed)
     tokenizer = AutoTokenizer.from_pretrained(student)
-    rows = PackedRows(partial(read_documents, part.data, tokenizer), tokenizer, part.length)
-    if next(iter(rows), None) is None:
-        raise RecipeError(f"the training data of kind {part.data.kind!r} holds no text")
-    model = add_adapters(AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32), part.lora)
+    arguments = training_arguments(part, output)
+    batches = PackedBatches(part, open_sources(part.data, tokenizer), tokenizer, arguments.world_size)
+    converted = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    model = add_adapters(converted, part.lora)
+    source = load_teacher(part, teacher, model)
+    if part.packing == "apart":
+        for reader in [converted] if source is None else [converted, source]:
+            check_apart(reader)
     trainer = DistillationTrainer(
         model=model,
-        args=training_arguments(part, output),
-        train_dataset=rows,
+        args=arguments,
+        train_dataset=batches,
         part=part,
-        teacher=load_teacher(part, teacher, model),
+        teacher=source,
     )
     trainer.remove_callback(PrinterCallback)
+    keeper = KeepProgress(batches)
+    trainer.add_callback(keeper)
     last = newest_checkpoint(output) if resume else None
+    if last is not None:
+        keeper.load(Path(last))
     with reporter.step("uptrain", part.steps) as tick:
-        progress = ShowProgress(reporter, tick, part.batch_size * part.accumulate * part.length)
-        trainer.add_callback(progress)
+        trainer.add_callback(ShowProgress(reporter, tick, part))
         with stop_on_sigint(trainer) as stop:
             trainer.train(resume_from_checkpoint=last)
     trainer.state.save_to_json(str(output / "log.json"))
@@ -73,7 +80,7 @@ def _history(part: UptrainPart, teacher: Path, trainer: DistillationTrainer) -> 
     return {
         "teacher": teacher.name,
         "steps": trainer.state.global_step,
-        "tokens": trainer.state.global_step * part.batch_size * part.accumulate * part.length,
+        "tokens": trainer.state.num_input_tokens_seen,
         **{f"{name}_{when}": entry[name] for name in LOSSES for when, entry in ends.items()},
         "recipe": part.model_dump(mode="json"),
     }

@@ -1,0 +1,90 @@
+"""The batches of a whole training, stage by stage; an interrupted one goes on with the very next."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from recipes.schema import Stage, UptrainPart
+from recipes.schema.data import sources_of
+from recipes.uptrain.mixtures import Mixture, Source
+from recipes.uptrain.packing import Packer, Row
+
+State = dict[str, Any]
+
+
+class PackedBatches(IterableDataset[Row]):
+    """Whole batches, because the stages of a curriculum differ in their rows; each is one element.
+
+    Loaders read ahead. So the state is kept after each of the last batches, and the one that belongs to the
+    batches that were trained on is asked for by their number.
+    """
+
+    def __init__(
+        self,
+        part: UptrainPart,
+        sources: Sequence[Source],
+        tokenizer: PreTrainedTokenizerBase,
+        processes: int = 1,
+    ):
+        """Begin.
+
+        Args:
+            part: The recipe's training.
+            sources: Of its data, in its order.
+            tokenizer: The student's.
+            processes: That share the batches.
+        """
+        weights = [source.weight for source in sources_of(part.data)]
+        self._documents = Mixture(sources, weights, part.seed)
+        self._packer = Packer(tokenizer, part.packing == "apart")
+        self._per_step = part.accumulate * processes
+        self._stages = part.stages
+        self._kept: deque[tuple[int, State]] = deque(maxlen=2 * self._per_step + 4)
+        self._number = 0
+        self._keep()
+
+    def __iter__(self) -> Iterator[Row]:
+        while True:
+            stage = stage_at(self._stages, self._number // self._per_step)
+            rows = [self._packer.row(self._documents, stage.length) for _ in range(stage.batch_size or 1)]
+            self._number += 1
+            self._keep()
+            yield {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def state_after(self, steps: int) -> State:
+        """What a later run needs to go on after so many optimizer steps, as JSON.
+
+        Args:
+            steps: The last ones that were trained.
+        """
+        return dict(self._kept)[steps * self._per_step]
+
+    def load_state(self, steps: int, state: State) -> None:
+        """Go on after so many steps."""
+        self._number = steps * self._per_step
+        self._documents.load_state(state["documents"])
+        self._packer.load_state(state["packer"])
+        self._kept.clear()
+        self._keep()
+
+    def _keep(self) -> None:
+        state = {"documents": self._documents.state(), "packer": self._packer.state()}
+        self._kept.append((self._number, state))
+
+
+def stage_at(stages: Sequence[Stage], step: int) -> Stage:
+    """The stage of the step after ``step`` steps; the last one when all are done."""
+    for stage in stages:
+        if step < stage.steps:
+            return stage
+        step -= stage.steps
+    return stages[-1]
+
+
+def only(batches: list[Row]) -> Row:
+    """A loader's collation for elements that are batches already."""
+    return batches[0]
