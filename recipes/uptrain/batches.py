@@ -29,6 +29,7 @@ class PackedBatches(IterableDataset[Row]):
         sources: Sequence[Source],
         tokenizer: PreTrainedTokenizerBase,
         processes: int = 1,
+        process: int = 0,
     ):
         """Begin.
 
@@ -36,12 +37,14 @@ class PackedBatches(IterableDataset[Row]):
             part: The recipe's training.
             sources: Of its data, in its order.
             tokenizer: The student's.
-            processes: That share the batches.
+            processes: That share the batches; each packs all of them and keeps its own.
+            process: Number of this one.
         """
         weights = [source.weight for source in sources_of(part.data)]
         self._documents = Mixture(sources, weights, part.seed)
         self._packer = Packer(tokenizer, part.packing == "apart")
         self._per_step = part.accumulate * processes
+        self._processes, self._process = processes, process
         self._stages = part.stages
         self._kept: deque[tuple[int, State]] = deque(maxlen=2 * self._per_step + 4)
         self._number = 0
@@ -50,10 +53,12 @@ class PackedBatches(IterableDataset[Row]):
     def __iter__(self) -> Iterator[Row]:
         while True:
             stage = stage_at(self._stages, self._number // self._per_step)
-            rows = [self._packer.row(self._documents, stage.length) for _ in range(stage.batch_size or 1)]
-            self._number += 1
+            size = stage.batch_size or 1
+            rows = [self._packer.row(self._documents, stage.length) for _ in range(self._processes * size)]
+            self._number += self._processes
             self._keep()
-            yield {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+            own = rows[self._process * size : (self._process + 1) * size]
+            yield {name: torch.stack([row[name] for row in own]) for name in rows[0]}
 
     def state_after(self, steps: int) -> State:
         """What a later run needs to go on after so many optimizer steps, as JSON.
@@ -83,8 +88,3 @@ def stage_at(stages: Sequence[Stage], step: int) -> Stage:
             return stage
         step -= stage.steps
     return stages[-1]
-
-
-def only(batches: list[Row]) -> Row:
-    """A loader's collation for elements that are batches already."""
-    return batches[0]

@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from recipes.schema import UptrainPart
-from recipes.uptrain.batches import only
 from recipes.uptrain.distillation import AttentionOutputs, attention_distance, distillation_losses
 from recipes.uptrain.packing import model_inputs
 
@@ -65,14 +64,14 @@ class DistillationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches as the data makes them; the loader's draw of a seed leaves that of dropout alone."""
-        loader: DataLoader[Any] = DataLoader(
-            cast(Any, self.train_dataset),
-            collate_fn=only,
-            generator=torch.Generator(),
-            pin_memory=self.args.dataloader_pin_memory,
-        )
-        return cast(DataLoader[Any], self.accelerator.prepare(loader))
+        """This process's batches, as the data makes them.
+
+        The loader has a generator of its own: what it draws from the usual one when a run begins would give
+        dropout other numbers in a resumed run.
+        """
+        data = cast(Any, self.train_dataset)
+        pin = self.args.dataloader_pin_memory
+        return DataLoader(data, batch_size=None, generator=torch.Generator(), pin_memory=pin)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the single losses, averaged since the last line, beside what ``Trainer`` logs."""

@@ -44,7 +44,9 @@ def train(
     torch.manual_seed(part.seed)
     tokenizer = AutoTokenizer.from_pretrained(student)
     arguments = training_arguments(part, output)
-    batches = PackedBatches(part, open_sources(part.data, tokenizer), tokenizer, arguments.world_size)
+    batches = PackedBatches(
+        part, open_sources(part.data, tokenizer), tokenizer, arguments.world_size, arguments.process_index
+    )
     converted = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     model = add_adapters(converted, part.lora)
     source = load_teacher(part, teacher, model)
