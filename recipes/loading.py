@@ -9,7 +9,7 @@ import yaml
 from eval.errors import EvalError
 from eval.strict import parse_strict
 from recipes.errors import RecipeError
-from recipes.schema import ConvertPart, DatasetData, FileData, Recipe
+from recipes.schema import ConvertPart, DatasetData, FileData, Recipe, RetrievalData
 
 SHIPPED = Path(__file__).parent
 
@@ -93,7 +93,7 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     if recipe.uptrain is not None:
         data = recipe.uptrain.data
         moved: dict[str, str] = {}
-        if isinstance(data, FileData):
+        if isinstance(data, FileData | RetrievalData):
             moved["file"] = str((folder / data.file).resolve())
         if isinstance(data, DatasetData) and data.data_files is not None:
             moved["data_files"] = str((folder / data.data_files).resolve())
