@@ -9,7 +9,7 @@ from eval.text import read_text
 from recipes.errors import RecipeError
 from recipes.loading import is_local
 from recipes.pipeline import conversion_request
-from recipes.schema import FileData, Recipe
+from recipes.schema import FileData, Recipe, RetrievalData
 
 
 def check_recipe(recipe: Recipe) -> list[str]:
@@ -37,7 +37,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
     lines.append(f"eval: {', '.join(recipe.eval.sections())} on {text.origin}")
     if recipe.uptrain is not None:
         part = recipe.uptrain
-        if isinstance(part.data, FileData) and not Path(part.data.file).is_file():
+        if isinstance(part.data, FileData | RetrievalData) and not Path(part.data.file).is_file():
             raise RecipeError(f"uptrain: training text {part.data.file} does not exist")
         tokens = part.steps * part.batch_size * part.accumulate * part.length
         lines.append(f"uptrain: {part.steps} steps, {tokens:,} tokens per device from {part.data.kind} data")
