@@ -91,7 +91,9 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     changes["ablations"] = {name: _calibrated(part, folder) for name, part in recipe.ablations.items()}
     changes["eval"] = recipe.eval.beside(folder)
     if recipe.placement.data is not None:
-        changes["placement"] = recipe.placement.model_copy(update={"data": _beside(recipe.placement.data, folder)})
+        changes["placement"] = recipe.placement.model_copy(
+            update={"data": _beside(recipe.placement.data, folder)}
+        )
     if recipe.uptrain is not None:
         changes["uptrain"] = recipe.uptrain.model_copy(update={"data": _beside(recipe.uptrain.data, folder)})
     return recipe.model_copy(update=changes)

@@ -1,1 +1,1 @@
-"""Which layers keep full attention: measured on the source, layer by layer, instead of guessed by position."""
+"""Which layers keep full attention: measured on the source, layer by layer, not guessed by position."""

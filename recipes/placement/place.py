@@ -49,7 +49,7 @@ def place(part: ConvertPart, keep: int, how: PlacementPart, source: Path, report
     length = _length(how, switch)
     text = _gather(how, switch, SPARE * how.rows * length)
     ask = Ask(switch, text, length, how.rows, how.seed)
-    probes = {name: list(PROBES[name](ask)) for name in how.probes}
+    probes: dict[str, list[Row]] = {name: list(PROBES[name](ask)) for name in how.probes}
     runs = sum(map(len, probes.values()))
     with reporter.step("global layers", runs * passes(switch.layers, keep)) as tick:
         own = {name: _own_loss(switch, rows) for name, rows in probes.items()}
@@ -94,7 +94,8 @@ def _own_loss(switch: WindowSwitch, rows: Iterable[Row]) -> float:
     """Loss of the source itself: near 0 where it knows what a probe asks."""
     every = range(switch.layers)
     losses = [
-        token_losses(switch.logits(row.ids, row.queries, every)[None].cpu(), row.targets[None]) for row in rows
+        token_losses(switch.logits(row.ids, row.queries, every)[None].cpu(), row.targets[None])
+        for row in rows
     ]
     return sum(loss.sum().item() for loss in losses) / sum(loss.numel() for loss in losses)
 

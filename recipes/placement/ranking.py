@@ -76,8 +76,6 @@ def rank(measure: Measure, layers: int, keep: int) -> Ranking:
         tried = dict(zip(left, measure([tuple(sorted([*chosen, layer])) for layer in left]), strict=True))
         best = min(left, key=lambda layer: total(tried[layer]))
         chosen.append(best)
-        rounds.append(
-            Round(best, tried[best], {layer: total(losses) for layer, losses in tried.items()})
-        )
+        rounds.append(Round(best, tried[best], {layer: total(losses) for layer, losses in tried.items()}))
     costliest = sorted(zip(every, alone, strict=True), key=lambda each: -total(each[1]))
     return Ranking(windowed, tuple(costliest), tuple(rounds))

@@ -44,11 +44,12 @@ class Placement:
             steps.append(f"layer {each.layer} ({before:.3g} -> {after:.3g})")
             before = after
         alone = ", ".join(f"{layer} ({total(losses):.2g})" for layer, losses in self.ranking.alone)
+        chosen = ", ".join(map(str, self.ranking.chosen))
         return (
-            f"full attention stays in {_listed(self.ranking.chosen)} of {len(self.ranking.alone)} layers, chosen "
-            f"one by one from a window of {self.settings['window']} tokens everywhere by KL to the source "
-            f"({' + '.join(self.counted)}; nats per token): {', '.join(steps)}. Windowed alone, the "
-            f"costliest first: {alone}"
+            f"full attention stays in {chosen} of {len(self.ranking.alone)} layers, chosen one by one from a "
+            f"window of {self.settings['window']} tokens everywhere by KL to the source "
+            f"({' + '.join(self.counted)}; nats per token): {', '.join(steps)}. "
+            f"Windowed alone, costliest first: {alone}"
         )
 
     def table(self) -> Table:
@@ -65,7 +66,3 @@ def read_choice(path: Path) -> tuple[tuple[int, ...], str]:
     """The chosen layers and the sentence of a record that was written."""
     entry = json.loads(path.read_text(encoding="utf-8"))
     return tuple(entry["global_layers"]), entry["sentence"]
-
-
-def _listed(layers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, layers))

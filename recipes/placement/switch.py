@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig
 
 import patches
 from convert import Request
@@ -18,7 +18,7 @@ from convert.positions import check_positions
 from convert.source import open_source
 from convert.tiers import check_own_class
 from convert.window import read_window
-from eval.checkpoint import Loaded, find_checkpoint, pick_device, pick_dtype
+from eval.checkpoint import find_checkpoint, load, pick_device, pick_dtype
 from recipes.errors import RecipeError
 from recipes.schema import ConvertPart
 
@@ -68,13 +68,9 @@ class WindowSwitch:
         self.reach = window.size + window.sinks
         self._policy = patches.WindowPolicy(window.size, window.sinks, window.positions, ())
         entry = windowed(family, source.config, (shape.kv_heads,) * shape.layers, window, PLAIN)
-        config = AutoConfig.for_model(**entry)
         checkpoint, where = find_checkpoint("source", folder), pick_device(device)
-        dtype = pick_dtype("auto", where, checkpoint)
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype).to(where).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        self.loaded = Loaded(checkpoint, model, tokenizer, where, dtype, bos)
+        dtype, config = pick_dtype("auto", where, checkpoint), AutoConfig.for_model(**entry)
+        self.loaded = load(checkpoint, where, dtype, config=config)
 
     @property
     def window(self) -> int:
