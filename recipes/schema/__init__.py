@@ -2,6 +2,7 @@
 
 from recipes.schema.conversion import ConvertPart
 from recipes.schema.data import Data, DatasetData, FileData, RetrievalData, TinyData
+from recipes.schema.placement import PlacementPart
 from recipes.schema.recipe import Recipe
 from recipes.schema.uptrain import LoraPart, UptrainPart
 
@@ -11,6 +12,7 @@ __all__ = [
     "DatasetData",
     "FileData",
     "LoraPart",
+    "PlacementPart",
     "Recipe",
     "RetrievalData",
     "TinyData",
