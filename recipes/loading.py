@@ -9,7 +9,8 @@ import yaml
 from eval.errors import EvalError
 from eval.strict import parse_strict
 from recipes.errors import RecipeError
-from recipes.schema import ConvertPart, FileData, Recipe, SourceData
+from recipes.schema import ConvertPart, FileData, Recipe, RetrievalData
+from recipes.schema.data import Data, SourceData
 
 SHIPPED = Path(__file__).parent
 
@@ -81,17 +82,6 @@ def _calibrated(part: ConvertPart, folder: Path) -> ConvertPart:
     return part.model_copy(update={"calibrate": f"{(folder / file).resolve()}{colon}{column}"})
 
 
-def _beside(data: SourceData, folder: Path) -> SourceData:
-    """The source with its files absolute."""
-    field = "file" if isinstance(data, FileData) else "data_files"
-    files = getattr(data, field, None)
-    if files is None:
-        return data
-    if isinstance(files, str):
-        return data.model_copy(update={field: str((folder / files).resolve())})
-    return data.model_copy(update={field: [str((folder / file).resolve()) for file in files]})
-
-
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every path absolute."""
     changes: dict[str, Any] = {}
@@ -101,8 +91,25 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     changes["convert"] = _calibrated(recipe.convert, folder)
     changes["ablations"] = {name: _calibrated(part, folder) for name, part in recipe.ablations.items()}
     changes["eval"] = recipe.eval.beside(folder)
+    if recipe.placement.data is not None:
+        changes["placement"] = recipe.placement.model_copy(
+            update={"data": _beside(recipe.placement.data, folder)}
+        )
     if recipe.uptrain is not None:
-        data = recipe.uptrain.data
-        moved = [_beside(one, folder) for one in data] if isinstance(data, list) else _beside(data, folder)
-        changes["uptrain"] = recipe.uptrain.model_copy(update={"data": moved})
+        changes["uptrain"] = recipe.uptrain.model_copy(update={"data": _beside(recipe.uptrain.data, folder)})
     return recipe.model_copy(update=changes)
+
+
+def _beside(data: Data, folder: Path) -> Data:
+    """The data with their paths absolute."""
+    return [_one_beside(one, folder) for one in data] if isinstance(data, list) else _one_beside(data, folder)
+
+
+def _one_beside(data: SourceData, folder: Path) -> SourceData:
+    field = "file" if isinstance(data, FileData | RetrievalData) else "data_files"
+    files = getattr(data, field, None)
+    if files is None:
+        return data
+    if isinstance(files, str):
+        return data.model_copy(update={field: str((folder / files).resolve())})
+    return data.model_copy(update={field: [str((folder / file).resolve()) for file in files]})

@@ -9,6 +9,7 @@ from typing import Any
 from convert.errors import ConvertError
 from eval.errors import EvalError
 from recipes.errors import RecipeError
+from recipes.schema.data import Data, local_files
 
 STAT_ONLY = 64 * 2**20
 """Files above this many bytes count by size and time of change, smaller ones by their content."""
@@ -86,3 +87,18 @@ def fingerprint(path: Path) -> str | None:
         else:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def text_fingerprints(data: Data) -> list[str | None]:
+    """Digests of the files that a recipe's data name; what is on the hub goes by its name alone.
+
+    Args:
+        data: A recipe's data.
+
+    Raises:
+        RecipeError: a file is not there.
+    """
+    try:
+        return [fingerprint(file) for file in local_files(data)]
+    except ValueError as error:
+        raise RecipeError(str(error)) from None

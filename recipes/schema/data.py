@@ -4,8 +4,10 @@ from glob import glob
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from eval.errors import unknown_name
+from eval.retrieval import KINDS
 from recipes.schema.part import Part, Share
 
 
@@ -63,6 +65,40 @@ class DatasetData(Part):
         return self
 
 
+class RetrievalData(Part):
+    """Documents from ``eval.retrieval``: facts hidden in a text, a question about them, and its answer.
+
+    A window loses first what such questions ask for, and plain text seldom asks; some of these among it bring
+    it back. Facts stand at a depth drawn anew for each document.
+
+    Attributes:
+        file: Text to hide facts in, relative to the recipe; not the text that is measured on.
+        kinds: Kinds of retrieval, drawn in turns.
+        lengths: Tokens of a document, answer included, drawn for each.
+        documents: How many documents.
+        digits: Digits of every number to find.
+        seed: Must differ from the one that is measured with.
+        weight: Of this source in a mixture.
+    """
+
+    kind: Literal["retrieval"]
+    file: str
+    kinds: Annotated[list[str], Field(min_length=1)] = Field(default=["needle"])
+    lengths: Annotated[list[Annotated[int, Field(ge=32)]], Field(min_length=1)] = Field(default=[256, 500])
+    documents: PositiveInt = 10000
+    digits: Annotated[int, Field(ge=2, le=12)] = 5
+    seed: int = 1000
+    weight: PositiveFloat = 1.0
+
+    @field_validator("kinds")
+    @classmethod
+    def _known(cls, kinds: list[str]) -> list[str]:
+        for name in kinds:
+            if name not in KINDS:
+                raise ValueError(unknown_name("kind", name, KINDS))
+        return kinds
+
+
 class TinyData(Part):
     """Generated stories and needles, for checkpoints of ``recipes/tiny``.
 
@@ -84,7 +120,7 @@ class TinyData(Part):
     weight: PositiveFloat = 1.0
 
 
-SourceData = FileData | DatasetData | TinyData
+SourceData = FileData | DatasetData | RetrievalData | TinyData
 Source = Annotated[SourceData, Field(discriminator="kind")]
 Data = Source | Annotated[list[Source], Field(min_length=1)]
 """One source, or several: the next document is of a source with a chance in proportion to its weight."""
@@ -95,6 +131,18 @@ def sources_of(data: Data) -> list[SourceData]:
     return list(data) if isinstance(data, list) else [data]
 
 
+def describe(data: Data) -> str:
+    """The data in a few words, as in ``books.txt (70%), needles (30%)``."""
+    sources = sources_of(data)
+    total = sum(source.weight for source in sources)
+    names = []
+    for source in sources:
+        named = getattr(source, "dataset", None) or getattr(source, "file", None) or source.kind
+        name = ", ".join(named) if isinstance(named, list) else named
+        names.append(name if len(sources) == 1 else f"{name} ({source.weight / total:.0%})")
+    return ", ".join(names)
+
+
 def local_files(data: Data) -> list[Path]:
     """The files here that a recipe's data names, in the order they are read in.
 
@@ -103,7 +151,7 @@ def local_files(data: Data) -> list[Path]:
     """
     found: list[Path] = []
     for source in sources_of(data):
-        if isinstance(source, FileData):
+        if isinstance(source, FileData | RetrievalData):
             found += expand(source.file)
         elif isinstance(source, DatasetData) and source.data_files is not None:
             found += expand(source.data_files)

@@ -11,21 +11,6 @@ from recipes.errors import RecipeError
 
 IGNORED = -100
 Row = dict[str, Tensor]
-MODEL_INPUTS = ("input_ids", "position_ids")
-
-
-def model_inputs(rows: Row) -> Row:
-    """What a model reads of packed rows, ``[B, T]`` each.
-
-    Rows whose documents are apart go without a padding mask: transformers looks for positions that restart
-    only where there is none, and their padding is a document of its own.
-
-    Args:
-        rows: Of a ``Packer``, stacked.
-    """
-    if "position_ids" in rows:
-        return {name: rows[name] for name in MODEL_INPUTS}
-    return {name: rows[name] for name in ("input_ids", "attention_mask")}
 
 
 class Packer:

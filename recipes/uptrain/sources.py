@@ -1,6 +1,5 @@
 """Where training text comes from: one function per kind of data, registered at the end."""
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,9 +10,10 @@ from torch.utils.data import ConcatDataset
 from transformers import PreTrainedTokenizerBase
 
 from recipes.errors import RecipeError
-from recipes.schema import Data, DatasetData, FileData, TinyData
+from recipes.schema import Data, DatasetData, FileData
 from recipes.schema.data import expand, sources_of
 from recipes.uptrain.files import JsonLines, Paragraphs, read_column
+from recipes.uptrain.generated import from_retrieval, from_tiny
 from recipes.uptrain.mixtures import Listed, Source
 
 
@@ -87,27 +87,6 @@ class _Column(Sequence[str]):
         return read_column(self.rows[number], self.column, f"{self.name} row {number + 1}")
 
 
-class _Tiny(Sequence[str]):
-    """Generated documents; each has a generator of its own, so that none needs those before it."""
-
-    def __init__(self, data: TinyData, tokenizer: PreTrainedTokenizerBase):
-        self.data, self.tokenizer = data, tokenizer
-
-    def __len__(self) -> int:
-        return self.data.documents
-
-    def __getitem__(self, number: Any) -> Any:
-        from recipes.tiny.text import document, join
-
-        data, rng = self.data, random.Random(f"{self.data.seed} {number}")
-        needles = data.needles if rng.random() < data.needle_share else 0
-        try:
-            pieces = document(rng, self.tokenizer, data.tokens, needles, data.needles)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise RecipeError(f"tiny data: {error}") from None
-        return join(pieces)
-
-
 class _Reading:
     """One line of what a loader of ``datasets`` raises: all of it means that the data is not to be had."""
 
@@ -153,12 +132,9 @@ def _from_dataset(data: DatasetData, _: PreTrainedTokenizerBase) -> Source:
     return Listed(_Column(_load(data), data.column, f"data set {data.dataset}"), data.seed)
 
 
-def _from_tiny(data: TinyData, tokenizer: PreTrainedTokenizerBase) -> Source:
-    return Listed(_Tiny(data, tokenizer))
-
-
 SOURCES: dict[str, Callable[[Any, PreTrainedTokenizerBase], Source]] = {
     "file": _from_file,
     "dataset": _from_dataset,
-    "tiny": _from_tiny,
+    "retrieval": from_retrieval,
+    "tiny": from_tiny,
 }

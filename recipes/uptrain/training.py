@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 import patches  # noqa: F401 - registers the windowed checkpoints
 from eval.progress import Reporter
@@ -15,6 +15,7 @@ from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.batches import PackedBatches
 from recipes.uptrain.callbacks import ShowProgress, stop_on_sigint
 from recipes.uptrain.checkpoints import KeepProgress, newest_checkpoint
+from recipes.uptrain.layers import compared_layers
 from recipes.uptrain.packing import check_apart
 from recipes.uptrain.sources import open_sources
 from recipes.uptrain.teachers import load_teacher
@@ -44,21 +45,20 @@ def train(
     torch.manual_seed(part.seed)
     tokenizer = AutoTokenizer.from_pretrained(student)
     arguments = training_arguments(part, output)
-    batches = PackedBatches(
-        part, open_sources(part.data, tokenizer), tokenizer, arguments.world_size, arguments.process_index
-    )
+    sources = open_sources(part.data, tokenizer)
+    batches = PackedBatches(part, sources, tokenizer, arguments.world_size, arguments.process_index)
     converted = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
-    model = add_adapters(converted, part.lora)
-    source = load_teacher(part, teacher, model)
     if part.packing == "apart":
-        for reader in [converted] if source is None else [converted, source]:
-            check_apart(reader)
+        check_apart(converted)
+    compared = compared_layers(part, converted.config, AutoConfig.from_pretrained(teacher))
+    model = add_adapters(converted, part.lora)
     trainer = DistillationTrainer(
         model=model,
         args=arguments,
         train_dataset=batches,
         part=part,
-        teacher=source,
+        teacher=load_teacher(part, teacher, arguments.device, converted.config.vocab_size, compared),
+        compared=compared,
     )
     trainer.remove_callback(PrinterCallback)
     keeper = KeepProgress(batches)

@@ -15,8 +15,9 @@ import patches
 from convert import Request, convert
 from recipes.errors import RecipeError
 from recipes.loading import SHIPPED
-from recipes.uptrain.distillation import distillation_losses
-from recipes.uptrain.packing import IGNORED, Packer, check_apart, model_inputs, pack
+from recipes.uptrain.distillation import Predictions, distillation_losses
+from recipes.uptrain.packing import IGNORED, Packer, check_apart, pack
+from recipes.uptrain.passes import model_inputs
 
 CHECKPOINT = SHIPPED / "tiny" / "checkpoint"
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
@@ -127,7 +128,8 @@ def test_losses_of_a_packed_row_are_those_of_its_documents(windowed):
             ours, theirs = (
                 model(**model_inputs(batch), use_cache=False).logits for model in (windowed, teacher("sdpa"))
             )
-        return torch.stack(distillation_losses(ours, theirs, batch["labels"]))
+        known = [Predictions.of_logits(logits) for logits in (ours, theirs)]
+        return torch.stack(distillation_losses(*known, batch["labels"]))
 
     packed = losses(rows_of(TEXTS, 150, apart=True))
     counts = torch.tensor([len(encoded(text)) for text in TEXTS])
