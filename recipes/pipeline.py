@@ -63,7 +63,7 @@ def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, com
             columns.append((name, output / name))
         results = _measure(recipe, columns, output, command, reporter, notes)
         if recipe.uptrain is not None:
-            _uptrain(recipe.uptrain, source, output, stages, reporter)
+            _uptrain(recipe.uptrain, source, output, stages, reporter, command)
             columns.insert(2, (UPTRAINED, output / UPTRAINED))
             results = _measure(recipe, columns, output, command, reporter, notes)
     except (ConvertError, EvalError) as error:
@@ -114,7 +114,9 @@ def _measure(
     return evaluate(columns, recipe.eval, output, command=command, reporter=reporter, notes=notes)
 
 
-def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, reporter: Reporter) -> None:
+def _uptrain(
+    part: UptrainPart, source: Path, output: Path, stages: Stages, reporter: Reporter, command: str
+) -> None:
     """Train and merge, as one stage: adapters alone are of no use to the next."""
     converted, folder = output / CONVERTED, output / UPTRAINED
 
@@ -132,7 +134,7 @@ def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, repo
             shutil.rmtree(training)
         stages.write("uptrain-begun", inputs, training)
         model, history = train(part, source, converted, training, resume, reporter)
-        save_merged(model, converted, folder, history)
+        save_merged(model, converted, folder, history | {"command": command})
 
     inputs = {
         "teacher": fingerprint(source),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from recipes.schema.data import Data
 from recipes.schema.part import Part, Share
@@ -46,6 +46,24 @@ class Stage(Part):
     batch_size: PositiveInt | None = None
 
 
+class HeldoutPart(Part):
+    """Rows of the first documents that are measured and never trained on, and what follows from them.
+
+    Attributes:
+        rows: How many, of the longest stage's length.
+        every: Steps between measurements.
+        stop_at_kl: Stop when the held-out KL is at most this.
+        patience: Stop after so many measurements without a lower KL (CE where there is no teacher).
+        keep_best: End with the step that measured best instead of the last one.
+    """
+
+    rows: PositiveInt = 8
+    every: PositiveInt = 50
+    stop_at_kl: PositiveFloat | None = None
+    patience: PositiveInt | None = None
+    keep_best: bool = False
+
+
 class UptrainPart(Part):
     """A short training of the converted checkpoint with the source as teacher.
 
@@ -75,6 +93,8 @@ class UptrainPart(Part):
         lora: What is trained.
         gradient_checkpointing: Less memory, more time.
         bf16: Mixed precision in bfloat16.
+        heldout: Rows set aside to measure on; absent: none.
+        tensorboard: Write ``training/tensorboard`` in the folder of the run; needs the extra of that name.
         log_every: Steps between log lines.
         save_every: Steps between checkpoints that ``--resume`` continues from.
         seed: Of the adapters, of dropout and of the draws from a mixture.
@@ -98,6 +118,8 @@ class UptrainPart(Part):
     lora: LoraPart = LoraPart()
     gradient_checkpointing: bool = False
     bf16: bool = False
+    heldout: HeldoutPart | None = None
+    tensorboard: bool = False
     log_every: PositiveInt = 10
     save_every: PositiveInt = 100
     seed: int = 0
@@ -142,4 +164,6 @@ class UptrainPart(Part):
     def _some_loss(self) -> "UptrainPart":
         if not (self.kl_weight or self.ce_weight or self.attention_weight):
             raise ValueError("kl_weight, ce_weight and attention_weight are all 0: nothing to learn from")
+        if self.heldout is not None and self.heldout.stop_at_kl is not None and not self.kl_weight:
+            raise ValueError("heldout.stop_at_kl needs a kl_weight above 0: without it no KL is measured")
         return self

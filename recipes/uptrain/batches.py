@@ -40,9 +40,8 @@ class PackedBatches(IterableDataset[Row]):
             processes: That share the batches; each packs all of them and keeps its own.
             process: Number of this one.
         """
-        weights = [source.weight for source in sources_of(part.data)]
-        self._documents = Mixture(sources, weights, part.seed)
-        self._packer = Packer(tokenizer, part.packing == "apart")
+        self._documents = new_mixture(part, sources)
+        self._packer = new_packer(part, tokenizer)
         self._per_step = part.accumulate * processes
         self._processes, self._process = processes, process
         self._stages = part.stages
@@ -79,6 +78,21 @@ class PackedBatches(IterableDataset[Row]):
     def _keep(self) -> None:
         state = {"documents": self._documents.state(), "packer": self._packer.state()}
         self._kept.append((self._number, state))
+
+
+def new_mixture(part: UptrainPart, sources: Sequence[Source]) -> Mixture:
+    """The documents of a training, from the first.
+
+    Args:
+        part: The recipe's training, for weights and seed.
+        sources: Of its data, in its order.
+    """
+    return Mixture(sources, [source.weight for source in sources_of(part.data)], part.seed)
+
+
+def new_packer(part: UptrainPart, tokenizer: PreTrainedTokenizerBase) -> Packer:
+    """An empty packer, as a recipe wants rows packed."""
+    return Packer(tokenizer, part.packing == "apart")
 
 
 def stage_at(stages: Sequence[Stage], step: int) -> Stage:

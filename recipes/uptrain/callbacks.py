@@ -4,12 +4,15 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from eval.progress import Reporter, Tick
+from recipes.errors import RecipeError
 from recipes.schema import UptrainPart
 from recipes.uptrain.pace import Pace
 
@@ -60,6 +63,24 @@ class ShowProgress(TrainerCallback):
             f"uptrain: step {step}/{state.max_steps}  KL {logs['kl']:.4f}  CE {logs['ce']:.4f}  "
             f"attention {logs['attention']:.4f}  {speed:,.0f} tokens/s  {left_s:.0f} s left"
         )
+
+
+def log_to_tensorboard(folder: Path) -> TensorBoardCallback:
+    """Write every entry of the log to files of TensorBoard.
+
+    Args:
+        folder: Where they go.
+
+    Raises:
+        RecipeError: the package is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RecipeError(
+            "uptrain.tensorboard=true needs the package tensorboard: pip install headroom[tensorboard]"
+        ) from None
+    return TensorBoardCallback(SummaryWriter(str(folder)))
 
 
 class _Stop(TrainerCallback):

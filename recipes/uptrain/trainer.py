@@ -1,5 +1,6 @@
 """The loop of ``transformers.Trainer`` with losses that mix what a teacher says with the usual one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from recipes.schema import UptrainPart
 from recipes.uptrain.distillation import Predictions, attention_distance, distillation_losses
+from recipes.uptrain.packing import Row
 from recipes.uptrain.passes import Reader, model_inputs
 from recipes.uptrain.teachers import Teacher
 
@@ -76,6 +78,24 @@ class DistillationTrainer(Trainer):
         loss = part.kl_weight * kl + part.ce_weight * ce + part.attention_weight * attention
         return (loss, reading.outputs) if return_outputs else loss
 
+    def measure(self, rows: Sequence[Row]) -> dict[str, float]:
+        """The single losses of rows that are not trained on, as means over rows, without dropout.
+
+        Args:
+            rows: ``[T]`` each; every process measures all of them.
+        """
+        kept, self._sums, self._passes = (self._sums, self._passes), dict.fromkeys(LOSSES, 0.0), 0
+        model = cast(Any, self.model_wrapped)
+        model.eval()
+        with torch.no_grad():
+            for row in rows:
+                batch = {name: value[None].to(self.args.device) for name, value in row.items()}
+                self.compute_loss(model, batch)
+        model.train()
+        means = {name: total / self._passes for name, total in self._sums.items()}
+        self._sums, self._passes = kept
+        return means
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This process's batches, as the data makes them.
 
@@ -115,7 +135,8 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         bf16=part.bf16,
         logging_steps=part.log_every,
         save_steps=part.save_every,
-        save_total_limit=2,
+        # One more where the best one stays, so that there is always a whole one before the newest.
+        save_total_limit=3 if part.heldout is not None and part.heldout.keep_best else 2,
         seed=part.seed,
         # The text goes on by itself, without reading again what was read.
         ignore_data_skip=True,
