@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipes.uptrain.batches import PackedBatches
@@ -44,6 +45,21 @@ def read_progress(checkpoint: Path) -> dict[str, Any]:
     """What ``write_progress`` wrote."""
     progress: dict[str, Any] = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
     return progress
+
+
+def read_state(checkpoint: Path) -> TrainerState:
+    """The ``Trainer``'s own part of a checkpoint."""
+    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
+
+def load_trained(model: PeftModel, checkpoint: Path) -> None:
+    """Put what a checkpoint trained into a model.
+
+    Args:
+        model: With the same adapters, not yet trained.
+        checkpoint: Of the training.
+    """
+    set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))
 
 
 class KeepProgress(TrainerCallback):

@@ -121,6 +121,11 @@ class MeasureHeldout(TrainerCallback):
             return f"held-out {name} has not been below {min(values):.4f} for {since} measurements"
         return None
 
+    def ended(self, state: TrainerState) -> bool:
+        """Whether a checkpoint is one that the training stopped at."""
+        measured = self.measured(state)
+        return bool(measured) and measured[-1]["step"] == state.global_step and self.reason(state) is not None
+
     def _measure(self) -> None:
         losses = self.trainer.measure(self.rows)
         self.trainer.log({PREFIX + name: losses[name] for name in ("kl", "ce")})
@@ -128,7 +133,3 @@ class MeasureHeldout(TrainerCallback):
         self.reporter.line(f"uptrain: step {step}: held-out KL {losses['kl']:.4f}  CE {losses['ce']:.4f}")
 
 
-def ended_early(measure: MeasureHeldout, state: TrainerState) -> bool:
-    """Whether a checkpoint is one that the training stopped at."""
-    measured = measure.measured(state)
-    return bool(measured) and measured[-1]["step"] == state.global_step and measure.reason(state) is not None

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -22,6 +23,17 @@ from recipes.uptrain.training import train
 
 TOKENIZER = AutoTokenizer.from_pretrained(SHIPPED / "tiny" / "checkpoint")
 SILENT = Reporter(None)
+
+
+class Lines(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self, lines: list[str]):
+        super().__init__(Console(quiet=True))
+        self.lines = lines
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +77,10 @@ def test_what_is_held_out_is_in_no_row_of_any_pass():
     texts = [f"{word} went home." for word in ("tom", "lily", "max", "anna", "ben", "mia", "sam", "eva")]
     recipe = part(length=16, heldout={"rows": 2}, data={"kind": "tiny"})
     rows, left = set_aside(recipe, [Listed(texts, seed=1)], TOKENIZER)
-    apart = {token for row in rows for token in row["input_ids"].tolist()}
+    held_out = " ".join(TOKENIZER.batch_decode([row["input_ids"] for row in rows]))
     batches = iter(PackedBatches(recipe, left, TOKENIZER))
     seen = [" ".join(TOKENIZER.batch_decode(next(batches)["input_ids"])) for _ in range(40)]
-    names = [
-        text.split()[0]
-        for text in texts
-        if TOKENIZER(text, add_special_tokens=False)["input_ids"][0] in apart
-    ]
+    names = [text.split()[0] for text in texts if text.split()[0] in held_out]
     assert 2 <= len(names) < 8
     assert not any(name in text for text in seen for name in names)
     assert any(texts[-1].split()[0] in text for text in seen)
@@ -98,13 +106,15 @@ def test_measurements_are_in_the_log_and_leave_the_training_as_it_was(models, tm
 
 
 def test_a_gate_stops_the_training_and_a_resumed_one_stays_stopped(models, tmp_path):
-    whole, history = train(part(heldout={"rows": 2, "every": 2}), *models, tmp_path / "whole", False, SILENT)
+    _, history = train(part(heldout={"rows": 2, "every": 2}), *models, tmp_path / "whole", False, SILENT)
     (_, before), (step, gate), *_ = heldout_of(history)
     assert gate < before
     gated = part(heldout={"rows": 2, "every": 2, "stop_at_kl": gate})
     stopped, ended = train(gated, *models, tmp_path / "gate", False, SILENT)
     assert ended["steps"] == step == 2
-    again, resumed = train(gated, *models, tmp_path / "gate", True, SILENT)
+    lines = []
+    again, resumed = train(gated, *models, tmp_path / "gate", True, Lines(lines))
+    assert lines == ["uptrain: ended after step 2, in an earlier run"]
     assert resumed["steps"] == 2 and heldout_of(resumed) == heldout_of(ended)
     for (name, ours), (_, theirs) in zip(stopped.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(ours, theirs), name
