@@ -62,19 +62,22 @@ class DistillationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the single losses, averaged since the last line, beside what ``Trainer`` logs."""
+        """Log the single losses, means over passes and processes since the last line, beside the usual."""
         if "loss" in logs and self._passes:
-            logs |= {name: round(total / self._passes, 4) for name, total in self._sums.items()}
+            sums = torch.tensor(list(self._sums.values()), device=self.args.device)
+            means = self.accelerator.reduce(sums, reduction="mean") / self._passes
+            logs |= {name: round(mean, 4) for name, mean in zip(LOSSES, means.tolist(), strict=True)}
             self._sums, self._passes = dict.fromkeys(LOSSES, 0.0), 0
         super().log(logs, *args, **kwargs)
 
 
-def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
+def training_arguments(part: UptrainPart, output: Path, use_cpu: bool = False) -> TrainingArguments:
     """A recipe's training as the ``Trainer`` takes it.
 
     Args:
         part: The recipe's training.
         output: Where its checkpoints go.
+        use_cpu: Train on the CPU even if there is a GPU; several processes without one must.
     """
     return TrainingArguments(
         output_dir=str(output),
@@ -92,6 +95,9 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         save_total_limit=2,
         seed=part.seed,
         report_to=[],
+        use_cpu=use_cpu,
+        # Every adapter has a part in every pass, whichever losses are on.
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -9,6 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 import patches  # noqa: F401 - registers the windowed checkpoints
+from eval.parallel import Peers
 from eval.progress import Reporter
 from recipes.errors import Interrupted, RecipeError
 from recipes.schema import UptrainPart
@@ -22,7 +23,13 @@ from recipes.uptrain.trainer import LOSSES, DistillationTrainer, training_argume
 
 
 def train(
-    part: UptrainPart, teacher: Path, student: Path, output: Path, resume: bool, reporter: Reporter
+    part: UptrainPart,
+    teacher: Path,
+    student: Path,
+    output: Path,
+    resume: bool,
+    reporter: Reporter,
+    peers: Peers | None = None,
 ) -> tuple[PeftModel, dict[str, Any]]:
     """Train adapters on a converted checkpoint.
 
@@ -33,6 +40,7 @@ def train(
         output: Where checkpoints and ``log.json`` go.
         resume: Continue from the last checkpoint there, if any.
         reporter: Where progress goes.
+        peers: The processes that train together: each takes its own rows of every step.
 
     Returns:
         The trained model with its adapters, in float32, and what was done, as JSON.
@@ -41,6 +49,7 @@ def train(
         RecipeError: text that cannot be read or is empty, or a teacher with another vocabulary.
         Interrupted: stopped by SIGINT, after a checkpoint was written.
     """
+    peers = peers or Peers()
     torch.manual_seed(part.seed)
     tokenizer = AutoTokenizer.from_pretrained(student)
     rows = PackedRows(partial(read_documents, part.data, tokenizer), tokenizer, part.length)
@@ -49,31 +58,35 @@ def train(
     model = add_adapters(AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32), part.lora)
     trainer = DistillationTrainer(
         model=model,
-        args=training_arguments(part, output),
+        args=training_arguments(part, output, use_cpu=peers.on_cpu),
         train_dataset=rows,
         part=part,
         teacher=load_teacher(part, teacher, model),
     )
     trainer.remove_callback(PrinterCallback)
-    last = newest_checkpoint(output) if resume else None
+    last = peers.from_main(lambda: newest_checkpoint(output)) if resume else None
+    step_tokens = part.batch_size * part.accumulate * peers.size * part.length
     with reporter.step("uptrain", part.steps) as tick:
-        progress = ShowProgress(reporter, tick, part.batch_size * part.accumulate * part.length)
+        progress = ShowProgress(reporter, tick, step_tokens)
         trainer.add_callback(progress)
-        with stop_on_sigint(trainer) as stop:
+        with stop_on_sigint(trainer, peers) as stop:
             trainer.train(resume_from_checkpoint=last)
-    trainer.state.save_to_json(str(output / "log.json"))
+    if peers.main:
+        trainer.state.save_to_json(str(output / "log.json"))
     if stop.requested:
         raise Interrupted(f"uptraining stopped after step {trainer.state.global_step} of {part.steps}")
-    return model, _history(part, teacher, trainer)
+    return model, _history(part, teacher, trainer, step_tokens)
 
 
-def _history(part: UptrainPart, teacher: Path, trainer: DistillationTrainer) -> dict[str, Any]:
+def _history(
+    part: UptrainPart, teacher: Path, trainer: DistillationTrainer, step_tokens: int
+) -> dict[str, Any]:
     logged = [entry for entry in trainer.state.log_history if "kl" in entry]
     ends = {"first": logged[0], "last": logged[-1]} if logged else {}
     return {
         "teacher": teacher.name,
         "steps": trainer.state.global_step,
-        "tokens": trainer.state.global_step * part.batch_size * part.accumulate * part.length,
+        "tokens": trainer.state.global_step * step_tokens,
         **{f"{name}_{when}": entry[name] for name in LOSSES for when, entry in ends.items()},
         "recipe": part.model_dump(mode="json"),
     }
