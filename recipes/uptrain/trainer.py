@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from recipes.schema import UptrainPart
 from recipes.uptrain.distillation import AttentionOutputs, attention_distance, distillation_losses
+from recipes.uptrain.sharding import place_teacher, shard_on_cpu
 
 LOSSES = ("kl", "ce", "attention")
 
@@ -27,7 +29,7 @@ class DistillationTrainer(Trainer):
         """
         super().__init__(*args, **kwargs)
         self.part = part
-        self.teacher = None if teacher is None else cast(Any, teacher).to(self.args.device)
+        self.teacher: Any = None if teacher is None else place_teacher(self.accelerator, teacher)
         self.watched: tuple[AttentionOutputs, AttentionOutputs] | None = None
         if part.attention_weight and teacher is not None:
             self.watched = AttentionOutputs(cast(Any, self.model)), AttentionOutputs(teacher)
@@ -35,6 +37,12 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._sums = dict.fromkeys(LOSSES, 0.0)
         self._passes = 0
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As ``Trainer``, and sharded wherever the launcher asks for it."""
+        super().create_accelerator_and_postprocess()
+        shard_on_cpu(self.accelerator)
+        self.is_fsdp_enabled = self.accelerator.distributed_type == DistributedType.FSDP
 
     def compute_loss(
         self,

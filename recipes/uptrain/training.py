@@ -17,6 +17,7 @@ from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.callbacks import ShowProgress, stop_on_sigint
 from recipes.uptrain.checkpoints import newest_checkpoint
 from recipes.uptrain.packing import PackedRows
+from recipes.uptrain.sharding import gather_trained
 from recipes.uptrain.sources import read_documents
 from recipes.uptrain.teachers import load_teacher
 from recipes.uptrain.trainer import LOSSES, DistillationTrainer, training_arguments
@@ -55,7 +56,7 @@ def train(
     rows = PackedRows(partial(read_documents, part.data, tokenizer), tokenizer, part.length)
     if next(iter(rows), None) is None:
         raise RecipeError(f"the training data of kind {part.data.kind!r} holds no text")
-    model = add_adapters(AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32), part.lora)
+    model = _load_student(part, student)
     trainer = DistillationTrainer(
         model=model,
         args=training_arguments(part, output, use_cpu=peers.on_cpu),
@@ -75,7 +76,18 @@ def train(
         trainer.state.save_to_json(str(output / "log.json"))
     if stop.requested:
         raise Interrupted(f"uptraining stopped after step {trainer.state.global_step} of {part.steps}")
+    if trainer.is_fsdp_enabled:
+        trained = gather_trained(model)
+        # The sharded model cannot be merged; the main process, which will, builds a whole one.
+        if peers.main:
+            model = _load_student(part, student)
+            model.load_state_dict(trained, strict=False)
     return model, _history(part, teacher, trainer, step_tokens)
+
+
+def _load_student(part: UptrainPart, student: Path) -> PeftModel:
+    """The converted checkpoint in float32 with its adapters."""
+    return add_adapters(AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32), part.lora)
 
 
 def _history(
