@@ -9,18 +9,23 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.tensor import DTensor
 
 
 def shard_on_cpu(accelerator: Accelerator) -> None:
-    """Shard on the CPU too where the launcher asks for it: accelerate by itself would replicate, without a word.
+    """Shard on the CPU too where the launcher asks for it: accelerate by itself would copy, without a word.
 
     Args:
         accelerator: Of a launch; changed in place, together with the state that all accelerators share.
     """
     asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if asked and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        plugin = FullyShardedDataParallelPlugin()
+        if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+            # There is no device that could read pinned memory.
+            plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)
+        accelerator.state.fsdp_plugin = plugin
         accelerator.state.distributed_type = DistributedType.FSDP
 
 
