@@ -62,7 +62,7 @@ class Share:
                 own.copy_(whole)
 
     def gather(self, rows: Tensor, batch: int) -> Tensor:
-        """In the main process everybody's rows ``[R, ...]`` in the order of the text; in the others own ones."""
+        """In the main process all rows ``[R, ...]`` in the order of the text; in the others their own."""
         if self.size == 1:
             return rows
         import torch

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 SAVED = ("adapter_model.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
-"""Files of a checkpoint, numbered by several processes; one that lacks any was cut off while it was written."""
+"""Files of a checkpoint, numbered by several processes; one that lacks any was cut off while it was made."""
 
 
 def newest_checkpoint(folder: Path) -> str | None:
