@@ -35,11 +35,6 @@ class Peers:
     def main(self) -> bool:
         return self.rank == 0
 
-    @property
-    def on_cpu(self) -> bool:
-        """Whether there are several, and all of them on the CPU."""
-        return self.accelerator is not None and self.accelerator.device.type == "cpu"
-
     def from_main(self, make: Callable[[], T]) -> T:
         """What ``make`` returns in the main process, in every process; the others wait.
 

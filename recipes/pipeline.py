@@ -14,10 +14,13 @@ from eval.parallel import join_peers
 from eval.progress import Reporter
 from eval.results import Results
 from recipes.errors import RecipeError
+from recipes.launch import check_launch
+from recipes.placement.stage import choose_layers
 from recipes.schema import ConvertPart, Recipe, UptrainPart
-from recipes.stages import Stages, fingerprint
+from recipes.schema.recipe import CONVERTED
+from recipes.stages import Stages, fingerprint, text_fingerprints
 
-CONVERTED, UPTRAINED = "converted", "uptrained"
+UPTRAINED = "uptrained"
 Column = tuple[str, str | Path]
 
 
@@ -41,20 +44,26 @@ def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, com
         RecipeError: a stage cannot be done, or the folder holds another run.
         Interrupted: stopped by the user; ``resume`` goes on from there.
     """
+    check_launch()
     peers = join_peers("auto", told=(RecipeError, ConvertError, EvalError, OSError))
     reporter = Reporter(console if peers.main else None)
     stages = Stages(output, resume, reporter.line, peers)
     try:
         source = peers.from_main(lambda: _open(recipe, output, resume))
         columns: list[Column] = [("source", source)]
-        for name, part in {CONVERTED: recipe.convert, **recipe.ablations}.items():
+        notes: list[str] = []
+        for name, part in recipe.conversions().items():
+            if part.measured_layers is not None:
+                how = recipe.placement_with_text()
+                part, note = choose_layers(name, part, how, source, output, stages, reporter)
+                notes.append(note)
             _convert(recipe.source, fingerprint(source), name, part, output, stages, reporter)
             columns.append((name, output / name))
-        results = _measure(recipe, columns, output, command, reporter)
+        results = _measure(recipe, columns, output, command, reporter, notes)
         if recipe.uptrain is not None:
             _uptrain(recipe.uptrain, source, output, stages, reporter)
             columns.insert(2, (UPTRAINED, output / UPTRAINED))
-            results = _measure(recipe, columns, output, command, reporter)
+            results = _measure(recipe, columns, output, command, reporter, notes)
     except (ConvertError, EvalError) as error:
         raise RecipeError(str(error)) from None
     except OSError as error:
@@ -95,17 +104,22 @@ def _convert(
     inputs = {"source": origin, "convert": part.model_dump()}
     if part.calibrate is not None:
         inputs["text"] = fingerprint(Path(part.calibrate.partition(":")[0]))
-    stages.do(f"convert-{name}", inputs, folder, lambda: stages.peers.from_main(work))
+    stages.do(f"convert-{name}", inputs, folder, work)
 
 
 def _measure(
-    recipe: Recipe, columns: Sequence[Column], output: Path, command: str, reporter: Reporter
+    recipe: Recipe,
+    columns: Sequence[Column],
+    output: Path,
+    command: str,
+    reporter: Reporter,
+    notes: Sequence[str],
 ) -> Results:
     """Measure the columns; ``eval`` keeps every measurement in the run's folder and makes none twice."""
     # lm-eval and transformers take seconds to import: a mistake in the conversion should not wait for them.
     from eval.run import evaluate
 
-    return evaluate(columns, recipe.eval, output, command=command, reporter=reporter)
+    return evaluate(columns, recipe.eval, output, command=command, reporter=reporter, notes=notes)
 
 
 def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, reporter: Reporter) -> None:
@@ -131,11 +145,10 @@ def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, repo
         model, history = train(part, source, converted, training, peers.from_main(begin), reporter, peers)
         peers.from_main(lambda: save_merged(model, converted, folder, history))
 
-    files = [getattr(part.data, name, None) for name in ("file", "data_files")]
     inputs = {
         "teacher": fingerprint(source),
         "converted": fingerprint(converted),
-        "text": [fingerprint(Path(file)) for file in files if file],
+        "text": text_fingerprints(part.data),
         "uptrain": part.model_dump(mode="json"),
     }
-    stages.do("uptrain", inputs, folder, work)
+    stages.do("uptrain", inputs, folder, work, together=True)

@@ -30,14 +30,22 @@ class Stages:
         self.folder, self.resume, self.say = run / "stages", resume, say
         self.peers = peers or Peers()
 
-    def do(self, name: str, inputs: dict[str, Any], made: Path, work: Callable[[], None]) -> None:
-        """Run a stage in every process, unless an earlier run made the same from the same.
+    def do(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        made: Path,
+        work: Callable[[], None],
+        together: bool = False,
+    ) -> None:
+        """Run a stage, unless an earlier run made the same from the same.
 
         Args:
             name: Of the stage.
             inputs: All that its result depends on, as JSON.
             made: What it writes; gone or changed, the stage runs again.
-            work: Does it; when it returns in the main process, ``made`` is there.
+            work: Does it.
+            together: Whether every process does; otherwise the main one alone, and the others wait.
 
         Raises:
             RecipeError: the stage cannot be done; the message begins with its name.
@@ -46,7 +54,10 @@ class Stages:
             self.say(f"{name}: unchanged, skipped")
             return
         try:
-            work()
+            if together:
+                work()
+            else:
+                self.peers.from_main(work)
         except (ConvertError, EvalError, RecipeError) as error:
             raise RecipeError(f"{name}: {error}") from None
         self.peers.from_main(lambda: self.write(name, inputs, made))
@@ -91,3 +102,13 @@ def fingerprint(path: Path) -> str | None:
         else:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def text_fingerprints(data: object) -> list[str | None]:
+    """Digests of the files that a recipe's data name; what is on the hub goes by its name alone.
+
+    Args:
+        data: A data part of a recipe.
+    """
+    files = [getattr(data, name, None) for name in ("file", "data_files")]
+    return [fingerprint(Path(file)) for file in files if file]

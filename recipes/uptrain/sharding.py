@@ -1,8 +1,5 @@
 """FSDP2, as a configuration of ``accelerate launch`` asks for it."""
 
-import os
-from typing import Any
-
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
@@ -12,34 +9,34 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.tensor import DTensor
 
+from recipes.launch import is_sharded
 
-def shard_on_cpu(accelerator: Accelerator) -> None:
-    """Shard on the CPU too where the launcher asks for it: accelerate by itself would copy, without a word.
+
+def enable_sharding(accelerator: Accelerator) -> bool:
+    """Shard models where the launcher asks for it, and say whether that is so.
+
+    accelerate shards on devices alone: on the CPU it would copy whole models, without a word.
 
     Args:
-        accelerator: Of a launch; changed in place, together with the state that all accelerators share.
+        accelerator: Of a training; on the CPU it is changed, with the state that all accelerators share.
     """
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if asked and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        plugin = FullyShardedDataParallelPlugin()
-        if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+    state = accelerator.state
+    if is_sharded() and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        state.fsdp_plugin, state.distributed_type = FullyShardedDataParallelPlugin(), DistributedType.FSDP
+        if isinstance(state.fsdp_plugin.cpu_offload, CPUOffloadPolicy):
             # There is no device that could read pinned memory.
-            plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)
-        accelerator.state.fsdp_plugin = plugin
-        accelerator.state.distributed_type = DistributedType.FSDP
+            state.fsdp_plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)
+    return accelerator.distributed_type == DistributedType.FSDP
 
 
-def place_teacher(accelerator: Accelerator, teacher: nn.Module) -> nn.Module:
-    """Put a frozen teacher where it is asked: sharded like the student, or whole on every device.
+def shard_teacher(accelerator: Accelerator, teacher: nn.Module) -> None:
+    """Shard a frozen model like the student, in place.
 
     Args:
         accelerator: Of the training.
-        teacher: In memory, the same in every process.
+        teacher: On the CPU, the same in every process.
     """
-    if accelerator.is_fsdp2:
-        placed: nn.Module = fsdp2_prepare_model(accelerator, teacher)
-        return placed
-    return teacher.to(accelerator.device)
+    fsdp2_prepare_model(accelerator, teacher)
 
 
 @torch.no_grad()
@@ -50,12 +47,10 @@ def gather_trained(model: PeftModel) -> dict[str, Tensor]:
         model: Sharded.
 
     Returns:
-        Parameters by the names they have in a model that is not sharded.
+        Parameters by name.
     """
-    found: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            whole: Any = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-            # Activation checkpointing puts a module of this name around every layer.
-            found[name.replace("_checkpoint_wrapped_module.", "")] = whole.detach().cpu()
-    return found
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
+        for name, value in trained.items()
+    }

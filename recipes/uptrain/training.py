@@ -6,16 +6,18 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 import patches  # noqa: F401 - registers the windowed checkpoints
 from eval.parallel import Peers
 from eval.progress import Reporter
 from recipes.errors import Interrupted, RecipeError
+from recipes.launch import is_sharded
 from recipes.schema import UptrainPart
 from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.callbacks import ShowProgress, stop_on_sigint
 from recipes.uptrain.checkpoints import newest_checkpoint
+from recipes.uptrain.layers import compared_layers
 from recipes.uptrain.packing import PackedRows
 from recipes.uptrain.sharding import gather_trained
 from recipes.uptrain.sources import read_documents
@@ -56,13 +58,19 @@ def train(
     rows = PackedRows(partial(read_documents, part.data, tokenizer), tokenizer, part.length)
     if next(iter(rows), None) is None:
         raise RecipeError(f"the training data of kind {part.data.kind!r} holds no text")
-    model = _load_student(part, student)
+    converted = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    compared = compared_layers(part, converted.config, AutoConfig.from_pretrained(teacher))
+    arguments = training_arguments(part, output)
+    # A teacher that is sharded goes to the device in parts.
+    device = torch.device("cpu") if is_sharded() else arguments.device
+    model = add_adapters(converted, part.lora)
     trainer = DistillationTrainer(
         model=model,
-        args=training_arguments(part, output, use_cpu=peers.on_cpu),
+        args=arguments,
         train_dataset=rows,
         part=part,
-        teacher=load_teacher(part, teacher, model),
+        teacher=load_teacher(part, teacher, device, converted.config.vocab_size, compared),
+        compared=compared,
     )
     trainer.remove_callback(PrinterCallback)
     last = peers.from_main(lambda: newest_checkpoint(output)) if resume else None
@@ -80,14 +88,10 @@ def train(
         trained = gather_trained(model)
         # The sharded model cannot be merged; the main process, which will, builds a whole one.
         if peers.main:
-            model = _load_student(part, student)
+            whole = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+            model = add_adapters(whole, part.lora)
             model.load_state_dict(trained, strict=False)
     return model, _history(part, teacher, trainer, step_tokens)
-
-
-def _load_student(part: UptrainPart, student: Path) -> PeftModel:
-    """The converted checkpoint in float32 with its adapters."""
-    return add_adapters(AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32), part.lora)
 
 
 def _history(

@@ -55,8 +55,44 @@ def assert_same_run(run: Path, alone: Path, done: subprocess.CompletedProcess[st
 
 @pytest.mark.slow
 def test_two_processes_with_whole_models_train_as_one(source: Path, alone: Path, tmp_path: Path) -> None:
-    done = launch(write_recipe(tmp_path, source, accumulate=1), tmp_path / "run", "--multi_gpu")
+    done = launch(write_recipe(tmp_path, source, accumulate=2), tmp_path / "run", "--multi_gpu")
     assert_same_run(tmp_path / "run", alone, done)
+    assert (tmp_path / "run" / "training" / "checkpoint-4" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        pytest.param({}, [], id="plain"),
+        pytest.param(
+            {"gradient_checkpointing": True},
+            ["--fsdp_offload_params", "true"],
+            id="checkpointed-offloaded",
+            marks=pytest.mark.thorough,
+        ),
+    ],
+)
+def test_two_processes_with_halves_of_the_models_train_as_one(
+    source: Path, alone: Path, tmp_path: Path, changes: dict[str, Any], options: list[str]
+) -> None:
+    done = launch(write_recipe(tmp_path, source, accumulate=2, **changes), tmp_path / "run", *options)
+    assert_same_run(tmp_path / "run", alone, done)
+    # Each process wrote its half: nobody had the whole.
+    halves = list((tmp_path / "run" / "training" / "checkpoint-4").glob("optimizer_0/__[01]_0.distcp"))
+    assert len(halves) == 2
+    assert not list((tmp_path / "run" / "training").rglob("adapter_model.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_halves_in_bfloat16_train_nearly_as_one(source: Path, alone: Path, tmp_path: Path) -> None:
+    done = launch(write_recipe(tmp_path, source, accumulate=2, bf16=True), tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for ours, theirs in zip(losses_of(tmp_path / "run"), losses_of(alone), strict=True):
+        assert ours == pytest.approx(theirs, rel=0.03)
+    wanted, got = weights_of(alone), weights_of(tmp_path / "run")
+    assert all(got[name].isfinite().all() and got[name].dtype == wanted[name].dtype for name in wanted)
 
 
 @pytest.mark.slow
