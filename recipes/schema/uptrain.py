@@ -8,6 +8,8 @@ from recipes.schema.data import Data
 from recipes.schema.part import Part, Share
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj"]
+Layers = Literal["all", "converted", "windowed"] | list[Annotated[int, Field(ge=0)]]
+LayerWeights = dict[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0.0)]]
 
 
 class LoraPart(Part):
@@ -42,9 +44,14 @@ class UptrainPart(Part):
         warmup_steps: Steps to the peak.
         weight_decay: AdamW's.
         kl_weight: Weight of the KL divergence from the teacher to the student, per token.
+        kl_top_k: Compare so many of the teacher's most likely tokens and the sum of the others, which is
+            never more than the full KL; absent: every token of the vocabulary.
+        temperature: Divides both logits in the KL, which is multiplied by its square.
         ce_weight: Weight of the usual next-token loss.
         attention_weight: Weight of the distance between every attention's output and the teacher's, relative
             to the size of the teacher's. Gives each layer its own target, so that little text goes far.
+        attention_layers: Whose attention is compared: ``all``, ``converted`` (other KV heads or another
+            window than in the source), ``windowed``, a list, or layers with weights, as in ``{0: 1, 3: 2}``.
         lora: What is trained.
         gradient_checkpointing: Less memory, more time.
         bf16: Mixed precision in bfloat16.
@@ -62,8 +69,11 @@ class UptrainPart(Part):
     warmup_steps: Annotated[int, Field(ge=0)] = 10
     weight_decay: NonNegativeFloat = 0.0
     kl_weight: NonNegativeFloat = 1.0
+    kl_top_k: PositiveInt | None = None
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
     ce_weight: NonNegativeFloat = 0.0
     attention_weight: NonNegativeFloat = 0.0
+    attention_layers: Layers | LayerWeights = "all"
     lora: LoraPart = LoraPart()
     gradient_checkpointing: bool = False
     bf16: bool = False

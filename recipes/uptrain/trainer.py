@@ -5,10 +5,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from recipes.schema import UptrainPart
-from recipes.uptrain.distillation import AttentionOutputs, attention_distance, distillation_losses
+from recipes.uptrain.distillation import Predictions, attention_distance, distillation_losses
+from recipes.uptrain.passes import Reader, model_inputs
+from recipes.uptrain.teachers import Teacher
 
 LOSSES = ("kl", "ce", "attention")
 
@@ -16,21 +18,28 @@ LOSSES = ("kl", "ce", "attention")
 class DistillationTrainer(Trainer):
     """A ``Trainer`` whose loss mixes what a teacher says with the usual one."""
 
-    def __init__(self, *args: Any, part: UptrainPart, teacher: PreTrainedModel | None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        part: UptrainPart,
+        teacher: Teacher | None,
+        compared: dict[int, float],
+        **kwargs: Any,
+    ):
         """As ``Trainer``.
 
         Args:
             args: Passed on.
             part: The recipe's training, for its weights.
-            teacher: Frozen, with the student's vocabulary; None when nothing is learned from it.
+            teacher: Says what the student should say; None when nothing is learned from it.
+            compared: Layers whose attention is compared with the teacher's, and their weights.
             kwargs: Passed on.
         """
         super().__init__(*args, **kwargs)
         self.part = part
-        self.teacher = None if teacher is None else cast(Any, teacher).to(self.args.device)
-        self.watched: tuple[AttentionOutputs, AttentionOutputs] | None = None
-        if part.attention_weight and teacher is not None:
-            self.watched = AttentionOutputs(cast(Any, self.model)), AttentionOutputs(teacher)
+        self.teacher = teacher
+        self.weights = list(compared.values())
+        self.reader = Reader(self.model, compared)
         # Ours is a mean over the tokens of a pass, so the Trainer must average over the passes of a step.
         self.model_accepts_loss_kwargs = False
         self._sums = dict.fromkeys(LOSSES, 0.0)
@@ -45,21 +54,26 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The mixed loss of one pass, a mean over its tokens."""
         part = self.part
-        seen = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        outputs, reference = model(**seen, use_cache=False), None
-        if self.teacher is not None:
-            with torch.no_grad():
-                reference = self.teacher(**seen, use_cache=False).logits
-        kl, ce = distillation_losses(outputs.logits, reference if part.kl_weight else None, inputs["labels"])
+        lesson = None if self.teacher is None else self.teacher.teach(inputs)
+        with self.accelerator.autocast():
+            reading = self.reader.read(model, model_inputs(inputs))
+            kl, ce = distillation_losses(
+                cast(Predictions, reading.predictions),
+                lesson.predictions if lesson is not None and part.kl_weight else None,
+                inputs["labels"],
+                part.kl_top_k,
+                part.temperature,
+            )
         attention = kl.new_zeros(())
-        if self.watched is not None:
-            ours, theirs = (watch.take() for watch in self.watched)
-            attention = attention_distance(ours, theirs, seen["attention_mask"])
+        if lesson is not None and self.weights:
+            attention = attention_distance(
+                reading.attention, lesson.attention, inputs["attention_mask"], self.weights
+            )
         for name, value in zip(LOSSES, (kl, ce, attention), strict=True):
             self._sums[name] += value.item()
         self._passes += 1
         loss = part.kl_weight * kl + part.ce_weight * ce + part.attention_weight * attention
-        return (loss, outputs) if return_outputs else loss
+        return (loss, reading.outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the single losses, averaged since the last line, beside what ``Trainer`` logs."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 import patches  # noqa: F401 - registers the windowed checkpoints
 from eval.progress import Reporter
@@ -15,6 +15,7 @@ from recipes.schema import UptrainPart
 from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.callbacks import ShowProgress, stop_on_sigint
 from recipes.uptrain.checkpoints import newest_checkpoint
+from recipes.uptrain.layers import compared_layers
 from recipes.uptrain.packing import PackedRows
 from recipes.uptrain.sources import read_documents
 from recipes.uptrain.teachers import load_teacher
@@ -46,13 +47,17 @@ def train(
     rows = PackedRows(partial(read_documents, part.data, tokenizer), tokenizer, part.length)
     if next(iter(rows), None) is None:
         raise RecipeError(f"the training data of kind {part.data.kind!r} holds no text")
-    model = add_adapters(AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32), part.lora)
+    converted = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    compared = compared_layers(part, converted.config, AutoConfig.from_pretrained(teacher))
+    arguments = training_arguments(part, output)
+    model = add_adapters(converted, part.lora)
     trainer = DistillationTrainer(
         model=model,
-        args=training_arguments(part, output),
+        args=arguments,
         train_dataset=rows,
         part=part,
-        teacher=load_teacher(part, teacher, model),
+        teacher=load_teacher(part, teacher, arguments.device, converted.config.vocab_size, compared),
+        compared=compared,
     )
     trainer.remove_callback(PrinterCallback)
     last = newest_checkpoint(output) if resume else None
