@@ -9,21 +9,30 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 import patches  # noqa: F401 - registers the windowed checkpoints
+from eval.parallel import Peers
 from eval.progress import Reporter
 from recipes.errors import Interrupted, RecipeError
+from recipes.launch import is_sharded
 from recipes.schema import UptrainPart
 from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.callbacks import ShowProgress, stop_on_sigint
 from recipes.uptrain.checkpoints import newest_checkpoint
 from recipes.uptrain.layers import compared_layers
 from recipes.uptrain.packing import PackedRows
+from recipes.uptrain.sharding import gather_trained
 from recipes.uptrain.sources import read_documents
 from recipes.uptrain.teachers import load_teacher
 from recipes.uptrain.trainer import LOSSES, DistillationTrainer, training_arguments
 
 
 def train(
-    part: UptrainPart, teacher: Path, student: Path, output: Path, resume: bool, reporter: Reporter
+    part: UptrainPart,
+    teacher: Path,
+    student: Path,
+    output: Path,
+    resume: bool,
+    reporter: Reporter,
+    peers: Peers | None = None,
 ) -> tuple[PeftModel, dict[str, Any]]:
     """Train adapters on a converted checkpoint.
 
@@ -34,6 +43,7 @@ def train(
         output: Where checkpoints and ``log.json`` go.
         resume: Continue from the last checkpoint there, if any.
         reporter: Where progress goes.
+        peers: The processes that train together: each takes its own rows of every step.
 
     Returns:
         The trained model with its adapters, in float32, and what was done, as JSON.
@@ -42,6 +52,7 @@ def train(
         RecipeError: text that cannot be read or is empty, or a teacher with another vocabulary.
         Interrupted: stopped by SIGINT, after a checkpoint was written.
     """
+    peers = peers or Peers()
     torch.manual_seed(part.seed)
     tokenizer = AutoTokenizer.from_pretrained(student)
     rows = PackedRows(partial(read_documents, part.data, tokenizer), tokenizer, part.length)
@@ -50,35 +61,48 @@ def train(
     converted = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     compared = compared_layers(part, converted.config, AutoConfig.from_pretrained(teacher))
     arguments = training_arguments(part, output)
+    # A teacher that is sharded goes to the device in parts.
+    device = torch.device("cpu") if is_sharded() else arguments.device
     model = add_adapters(converted, part.lora)
     trainer = DistillationTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         part=part,
-        teacher=load_teacher(part, teacher, arguments.device, converted.config.vocab_size, compared),
+        teacher=load_teacher(part, teacher, device, converted.config.vocab_size, compared),
         compared=compared,
     )
     trainer.remove_callback(PrinterCallback)
-    last = newest_checkpoint(output) if resume else None
+    last = peers.from_main(lambda: newest_checkpoint(output)) if resume else None
+    step_tokens = part.batch_size * part.accumulate * peers.size * part.length
     with reporter.step("uptrain", part.steps) as tick:
-        progress = ShowProgress(reporter, tick, part.batch_size * part.accumulate * part.length)
+        progress = ShowProgress(reporter, tick, step_tokens)
         trainer.add_callback(progress)
-        with stop_on_sigint(trainer) as stop:
+        with stop_on_sigint(trainer, peers) as stop:
             trainer.train(resume_from_checkpoint=last)
-    trainer.state.save_to_json(str(output / "log.json"))
+    if peers.main:
+        trainer.state.save_to_json(str(output / "log.json"))
     if stop.requested:
         raise Interrupted(f"uptraining stopped after step {trainer.state.global_step} of {part.steps}")
-    return model, _history(part, teacher, trainer)
+    if trainer.is_fsdp_enabled:
+        trained = gather_trained(model)
+        # The sharded model cannot be merged; the main process, which will, builds a whole one.
+        if peers.main:
+            whole = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+            model = add_adapters(whole, part.lora)
+            model.load_state_dict(trained, strict=False)
+    return model, _history(part, teacher, trainer, step_tokens)
 
 
-def _history(part: UptrainPart, teacher: Path, trainer: DistillationTrainer) -> dict[str, Any]:
+def _history(
+    part: UptrainPart, teacher: Path, trainer: DistillationTrainer, step_tokens: int
+) -> dict[str, Any]:
     logged = [entry for entry in trainer.state.log_history if "kl" in entry]
     ends = {"first": logged[0], "last": logged[-1]} if logged else {}
     return {
         "teacher": teacher.name,
         "steps": trainer.state.global_step,
-        "tokens": trainer.state.global_step * part.batch_size * part.accumulate * part.length,
+        "tokens": trainer.state.global_step * step_tokens,
         **{f"{name}_{when}": entry[name] for name in LOSSES for when, entry in ends.items()},
         "recipe": part.model_dump(mode="json"),
     }
