@@ -10,7 +10,7 @@ from recipes.schema.part import Part
 from recipes.schema.uptrain import UptrainPart
 
 RESERVED = {
-    "source", "converted", "uptrained", "stages", "training", "measurements", "samples",
+    "source", "converted", "uptrained", "stages", "training", "teacher", "measurements", "samples",
     "results.json", "report.md", "report.html",
 }  # fmt: skip
 """What a run puts into its folder, beside one folder per ablation."""

@@ -54,8 +54,8 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The mixed loss of one pass, a mean over its tokens."""
         part = self.part
-        lesson = None if self.teacher is None else self.teacher.teach(inputs)
         with self.accelerator.autocast():
+            lesson = None if self.teacher is None else self.teacher.teach(inputs)
             reading = self.reader.read(model, model_inputs(inputs))
             kl, ce = distillation_losses(
                 cast(Predictions, reading.predictions),

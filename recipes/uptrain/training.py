@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 import patches  # noqa: F401 - registers the windowed checkpoints
@@ -18,8 +19,11 @@ from recipes.uptrain.checkpoints import newest_checkpoint
 from recipes.uptrain.layers import compared_layers
 from recipes.uptrain.packing import PackedRows
 from recipes.uptrain.sources import read_documents
-from recipes.uptrain.teachers import load_teacher
+from recipes.uptrain.teachers import Pair, make_teacher, save_teacher
 from recipes.uptrain.trainer import LOSSES, DistillationTrainer, training_arguments
+
+LESSONS = "teacher"
+"""Folder beside the training's, for what a saved teacher says."""
 
 
 def train(
@@ -42,21 +46,25 @@ def train(
         RecipeError: text that cannot be read or is empty, or a teacher with another vocabulary.
         Interrupted: stopped by SIGINT, after a checkpoint was written.
     """
-    torch.manual_seed(part.seed)
     tokenizer = AutoTokenizer.from_pretrained(student)
     rows = PackedRows(partial(read_documents, part.data, tokenizer), tokenizer, part.length)
     if next(iter(rows), None) is None:
         raise RecipeError(f"the training data of kind {part.data.kind!r} holds no text")
-    converted = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
-    compared = compared_layers(part, converted.config, AutoConfig.from_pretrained(teacher))
+    pair = Pair(teacher, student, *map(AutoConfig.from_pretrained, (teacher, student)))
+    pair.check_vocabulary()
+    compared = compared_layers(part, pair.converted_config, pair.source_config)
     arguments = training_arguments(part, output)
-    model = add_adapters(converted, part.lora)
+    batches = DataLoader(rows, part.batch_size)
+    lessons = save_teacher(part, pair, batches, output.with_name(LESSONS), arguments, reporter)
+    # Here, so that adapters begin alike whatever teacher was loaded before.
+    torch.manual_seed(part.seed)
+    model = add_adapters(AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32), part.lora)
     trainer = DistillationTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         part=part,
-        teacher=load_teacher(part, teacher, arguments.device, converted.config.vocab_size, compared),
+        teacher=make_teacher(part, pair, model, compared, arguments, lessons),
         compared=compared,
     )
     trainer.remove_callback(PrinterCallback)
