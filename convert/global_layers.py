@@ -34,6 +34,11 @@ def _layers_of(part: str, spec: str, layers: int) -> range | tuple[int, ...]:
         return ()
     if part == "all":
         return range(layers)
+    if part.startswith("auto"):
+        raise ConvertError(
+            f"global_layers={spec!r}: which layers matter is measured by a recipe, or by `python -m recipes "
+            "layers`, which prints what to give here"
+        )
     match = re.fullmatch(r"(?:(every|first|last):)?([0-9]{1,9})", part)
     if match is None:
         raise ConvertError(f"global_layers={spec!r}: cannot read {part!r}; allowed: {ALLOWED}")

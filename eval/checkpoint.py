@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 import patches  # noqa: F401  registers the windowed model types
@@ -118,11 +118,18 @@ def find_checkpoint(name: str, path: str | Path) -> Checkpoint:
     return Checkpoint(name, folder, record, shape, dtype, shape.window, allowed)
 
 
-def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, weights: bool = True) -> Loaded:
+def load(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    weights: bool = True,
+    config: PreTrainedConfig | None = None,
+) -> Loaded:
     """Load weights and tokenizer for measuring.
 
     Args:
         weights: Without them ``model`` is None, for an engine that loads the folder itself.
+        config: In place of the checkpoint's own, for the same weights in another class.
 
     Raises:
         EvalError: transformers could not load one of them; its reason in one line.
@@ -132,7 +139,7 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, weigh
     try:
         model: Any = None
         if weights:
-            model = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype, config=config)
             model = model.to(device).eval()
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
     except (*_LOAD_ERRORS, SafetensorError) as error:

@@ -146,7 +146,8 @@ class CheckpointRecord(Record):
 class Results(Record):
     """The whole of ``results.json``. The first checkpoint is the baseline.
 
-    ``missing`` names what an evaluation that was stopped has not measured, as ``NAME: MEASURE``.
+    ``missing`` names what an evaluation that was stopped has not measured, as ``NAME: MEASURE``; ``notes``
+    are sentences of the caller about how the checkpoints came to be.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -163,6 +164,7 @@ class Results(Record):
     warnings: list[str]
     gates: list[GateOutcome] = Field(default_factory=list)
     missing: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
     wall_s: dict[str, dict[str, float]]
 
     def cell(self, key: str, name: str) -> Cell | None:

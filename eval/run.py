@@ -36,6 +36,7 @@ def evaluate(
     command: str = "eval.run.evaluate",
     reporter: Reporter | None = None,
     gate: str | None = None,
+    notes: Sequence[str] = (),
 ) -> Results:
     """Run a suite on checkpoints and write ``results.json``, ``report.md``, ``report.html`` and ``samples/``.
 
@@ -54,6 +55,7 @@ def evaluate(
         command: Noted in the results, so that a reader can repeat them.
         reporter: Where progress goes; nowhere when not given.
         gate: Conditions that ``Results.gates`` tells of (:mod:`eval.gate`).
+        notes: Sentences for the report about how the checkpoints came to be.
 
     Raises:
         EvalError: a checkpoint does not load or cannot be measured as asked, an unknown name, an unusable
@@ -74,7 +76,8 @@ def evaluate(
     outcomes: Outcomes = {name: {} for name in suite.sections()}
 
     def results() -> Results:
-        return results_of(found, suite, text, outcomes, command, surroundings)
+        made = results_of(found, suite, text, outcomes, command, surroundings)
+        return made.model_copy(update={"notes": list(notes)})
 
     try:
         for measure, name, outcome in bench.measure_all():

@@ -1,4 +1,4 @@
-"""``python -m recipes list | check FILE... | run FILE``."""
+"""``python -m recipes list | check FILE... | run FILE | layers CHECKPOINT``."""
 
 import os
 import shlex
@@ -15,6 +15,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from convert import ConvertError
+from eval.errors import EvalError
+from eval.progress import Reporter
 from recipes.errors import Interrupted, RecipeError
 from recipes.loading import SHIPPED, load_recipe, shipped_recipes
 
@@ -87,6 +90,52 @@ def run(
         raise Interrupted("stopped") from None
     print_summary(results, console)
     console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def layers(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A dense checkpoint folder.", show_default=False)
+    ],
+    window: Annotated[int, typer.Option(min=1, help="Tokens that a windowed layer sees.")],
+    keep: Annotated[int, typer.Option(min=1, help="How many layers keep full attention.")],
+    text: Annotated[Path, typer.Option(help="Long text like that of the work: .txt or .jsonl.")],
+    sinks: Annotated[int, typer.Option(min=0, help="First tokens that stay visible.")] = 4,
+    positions: Annotated[str, typer.Option(help="How far away sinks look: absolute or cache.")] = "absolute",
+    length: Annotated[
+        int | None, typer.Option(min=16, help="Tokens of a row.", show_default="four windows")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=2, help="Rows of each probe; more are steadier.")] = 8,
+    seed: Annotated[int, typer.Option(help="Draws tokens, passages and needles.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("placement.json"),
+) -> None:
+    """Measure which layers must keep full attention, as global_layers: auto:N does in a recipe.
+
+    Prints what `python -m convert --global-layers` takes. Loads the model; takes about KEEP x layers x rows
+    forward passes for each of three probes.
+    """
+    from recipes.placement.place import place
+    from recipes.schema import ConvertPart, FileData, PlacementPart
+
+    part = ConvertPart(window=window, sinks=sinks, positions=positions)
+    how = PlacementPart(
+        data=FileData(kind="file", file=str(text)), length=length, rows=rows, seed=seed, device=device
+    )
+    console = _console()
+    try:
+        placement = place(part, keep, how, checkpoint, Reporter(console))
+        placement.write(output)
+    except (ConvertError, EvalError) as error:
+        raise RecipeError(str(error)) from None
+    except OSError as error:
+        raise RecipeError(f"{error.filename or output}: {error.strerror or error}") from None
+    console.print(placement.table())
+    console.print(placement.sentence(), highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"--global-layers {','.join(map(str, placement.ranking.chosen))}", highlight=False, markup=False
+    )
+    console.print(f"written: {output}", highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from eval.text import read_text
 from recipes.errors import RecipeError
 from recipes.loading import is_local
 from recipes.pipeline import conversion_request
-from recipes.schema import FileData, Recipe
+from recipes.schema import ConvertPart, FileData, Recipe, RetrievalData
 
 
 def check_recipe(recipe: Recipe) -> list[str]:
@@ -25,9 +25,10 @@ def check_recipe(recipe: Recipe) -> list[str]:
         RecipeError: a conversion that is not possible, or a text that is not there.
     """
     lines = []
-    conversions = {"converted": recipe.convert, **recipe.ablations}
     if is_local(recipe.source):
-        lines += [f"{name}: {_plan(recipe, name)}" for name in conversions]
+        lines += [
+            f"{name}: {_plan(name, part, recipe.source)}" for name, part in recipe.conversions().items()
+        ]
     else:
         lines.append(f"source {recipe.source}: on the hub, its heads and layers are checked when it is here")
     try:
@@ -37,21 +38,25 @@ def check_recipe(recipe: Recipe) -> list[str]:
     lines.append(f"eval: {', '.join(recipe.eval.sections())} on {text.origin}")
     if recipe.uptrain is not None:
         part = recipe.uptrain
-        if isinstance(part.data, FileData) and not Path(part.data.file).is_file():
+        if isinstance(part.data, FileData | RetrievalData) and not Path(part.data.file).is_file():
             raise RecipeError(f"uptrain: training text {part.data.file} does not exist")
         tokens = part.steps * part.batch_size * part.accumulate * part.length
         lines.append(f"uptrain: {part.steps} steps, {tokens:,} tokens per device from {part.data.kind} data")
     return lines
 
 
-def _plan(recipe: Recipe, name: str) -> str:
-    part = {"converted": recipe.convert, **recipe.ablations}[name]
+def _plan(name: str, part: ConvertPart, source: str) -> str:
     # Nothing is written by a dry run; the name only has to be free.
     nowhere = Path(f"{name}.unwritten")
+    measured, keep = "", part.measured_layers
+    if keep is not None:
+        # Which layers they will be changes neither the tier nor the bytes.
+        part = part.with_global_layers(tuple(range(keep)))
+        measured = f"; which {keep} layers stay global is measured in the run"
     try:
-        result: Result = convert(conversion_request(part, recipe.source, nowhere, dry_run=True))
+        result: Result = convert(conversion_request(part, source, nowhere, dry_run=True))
     except ConvertError as error:
         raise RecipeError(f"{name}: {error}") from None
     cache = result.rows[-1]
     before, after = (format_value(value, cache.unit) for value in (cache.before, cache.after))
-    return f"{result.tier}, {cache.label} {before} -> {after}"
+    return f"{result.tier}, {cache.label} {before} -> {after}{measured}"

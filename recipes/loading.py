@@ -9,7 +9,7 @@ import yaml
 from eval.errors import EvalError
 from eval.strict import parse_strict
 from recipes.errors import RecipeError
-from recipes.schema import ConvertPart, DatasetData, FileData, Recipe
+from recipes.schema import ConvertPart, Data, DatasetData, FileData, Recipe, RetrievalData
 
 SHIPPED = Path(__file__).parent
 
@@ -90,12 +90,20 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     changes["convert"] = _calibrated(recipe.convert, folder)
     changes["ablations"] = {name: _calibrated(part, folder) for name, part in recipe.ablations.items()}
     changes["eval"] = recipe.eval.beside(folder)
+    if recipe.placement.data is not None:
+        changes["placement"] = recipe.placement.model_copy(
+            update={"data": _beside(recipe.placement.data, folder)}
+        )
     if recipe.uptrain is not None:
-        data = recipe.uptrain.data
-        moved: dict[str, str] = {}
-        if isinstance(data, FileData):
-            moved["file"] = str((folder / data.file).resolve())
-        if isinstance(data, DatasetData) and data.data_files is not None:
-            moved["data_files"] = str((folder / data.data_files).resolve())
-        changes["uptrain"] = recipe.uptrain.model_copy(update={"data": data.model_copy(update=moved)})
+        changes["uptrain"] = recipe.uptrain.model_copy(update={"data": _beside(recipe.uptrain.data, folder)})
     return recipe.model_copy(update=changes)
+
+
+def _beside(data: Data, folder: Path) -> Data:
+    """The data with their paths absolute."""
+    moved: dict[str, str] = {}
+    if isinstance(data, FileData | RetrievalData):
+        moved["file"] = str((folder / data.file).resolve())
+    if isinstance(data, DatasetData) and data.data_files is not None:
+        moved["data_files"] = str((folder / data.data_files).resolve())
+    return data.model_copy(update=moved)

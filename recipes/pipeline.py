@@ -14,10 +14,12 @@ from eval.errors import EvalError
 from eval.progress import Reporter
 from eval.results import Results
 from recipes.errors import RecipeError
+from recipes.placement.stage import choose_layers
 from recipes.schema import ConvertPart, Recipe, UptrainPart
-from recipes.stages import Stages, fingerprint
+from recipes.schema.recipe import CONVERTED
+from recipes.stages import Stages, fingerprint, text_fingerprints
 
-CONVERTED, UPTRAINED = "converted", "uptrained"
+UPTRAINED = "uptrained"
 Column = tuple[str, str | Path]
 
 
@@ -51,14 +53,19 @@ def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, com
         output.mkdir(parents=True, exist_ok=True)
         source = open_source(recipe.source).folder
         columns: list[Column] = [("source", source)]
-        for name, part in {CONVERTED: recipe.convert, **recipe.ablations}.items():
+        notes: list[str] = []
+        for name, part in recipe.conversions().items():
+            if part.measured_layers is not None:
+                how = recipe.placement_with_text()
+                part, note = choose_layers(name, part, how, source, output, stages, reporter)
+                notes.append(note)
             _convert(recipe.source, fingerprint(source), name, part, output, stages, reporter)
             columns.append((name, output / name))
-        results = _measure(recipe, columns, output, command, reporter)
+        results = _measure(recipe, columns, output, command, reporter, notes)
         if recipe.uptrain is not None:
             _uptrain(recipe.uptrain, source, output, stages, reporter)
             columns.insert(2, (UPTRAINED, output / UPTRAINED))
-            results = _measure(recipe, columns, output, command, reporter)
+            results = _measure(recipe, columns, output, command, reporter, notes)
     except (ConvertError, EvalError) as error:
         raise RecipeError(str(error)) from None
     except OSError as error:
@@ -93,13 +100,18 @@ def _convert(
 
 
 def _measure(
-    recipe: Recipe, columns: Sequence[Column], output: Path, command: str, reporter: Reporter
+    recipe: Recipe,
+    columns: Sequence[Column],
+    output: Path,
+    command: str,
+    reporter: Reporter,
+    notes: Sequence[str],
 ) -> Results:
     """Measure the columns; ``eval`` keeps every measurement in the run's folder and makes none twice."""
     # lm-eval and transformers take seconds to import: a mistake in the conversion should not wait for them.
     from eval.run import evaluate
 
-    return evaluate(columns, recipe.eval, output, command=command, reporter=reporter)
+    return evaluate(columns, recipe.eval, output, command=command, reporter=reporter, notes=notes)
 
 
 def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, reporter: Reporter) -> None:
@@ -122,11 +134,10 @@ def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, repo
         model, history = train(part, source, converted, training, resume, reporter)
         save_merged(model, converted, folder, history)
 
-    files = [getattr(part.data, name, None) for name in ("file", "data_files")]
     inputs = {
         "teacher": fingerprint(source),
         "converted": fingerprint(converted),
-        "text": [fingerprint(Path(file)) for file in files if file],
+        "text": text_fingerprints(part.data),
         "uptrain": part.model_dump(mode="json"),
     }
     stages.do("uptrain", inputs, folder, work)

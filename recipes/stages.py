@@ -86,3 +86,13 @@ def fingerprint(path: Path) -> str | None:
         else:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def text_fingerprints(data: object) -> list[str | None]:
+    """Digests of the files that a recipe's data name; what is on the hub goes by its name alone.
+
+    Args:
+        data: A data part of a recipe.
+    """
+    files = [getattr(data, name, None) for name in ("file", "data_files")]
+    return [fingerprint(Path(file)) for file in files if file]

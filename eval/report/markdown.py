@@ -27,6 +27,7 @@ def markdown(results: Results) -> str:
         lines += ["<details><summary>How the tasks ran</summary>", "", *(f"- {line}" for line in ran)]
         lines += ["", "</details>", ""]
     lines += [f"> {warning}" for warning in results.warnings]
+    lines += [f"- {note}" for note in results.notes]
     environment = results.environment
     lines += [
         "",

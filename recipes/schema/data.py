@@ -2,8 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
+from eval.errors import unknown_name
+from eval.retrieval import KINDS
 from recipes.schema.part import Part, Share
 
 
@@ -41,6 +43,38 @@ class DatasetData(Part):
     streaming: bool = False
 
 
+class RetrievalData(Part):
+    """Documents from ``eval.retrieval``: facts hidden in a text, a question about them, and its answer.
+
+    A window loses first what such questions ask for, and plain text seldom asks; some of these among it bring
+    it back. Facts stand at a depth drawn anew for each document.
+
+    Attributes:
+        file: Text to hide facts in, relative to the recipe; not the text that is measured on.
+        kinds: Kinds of retrieval, drawn in turns.
+        lengths: Tokens of a document, answer included, drawn for each.
+        documents: How many documents.
+        digits: Digits of every number to find.
+        seed: Must differ from the one that is measured with.
+    """
+
+    kind: Literal["retrieval"]
+    file: str
+    kinds: Annotated[list[str], Field(min_length=1)] = Field(default=["needle"])
+    lengths: Annotated[list[Annotated[int, Field(ge=32)]], Field(min_length=1)] = Field(default=[256, 500])
+    documents: PositiveInt = 10000
+    digits: Annotated[int, Field(ge=2, le=12)] = 5
+    seed: int = 1000
+
+    @field_validator("kinds")
+    @classmethod
+    def _known(cls, kinds: list[str]) -> list[str]:
+        for name in kinds:
+            if name not in KINDS:
+                raise ValueError(unknown_name("kind", name, KINDS))
+        return kinds
+
+
 class TinyData(Part):
     """Generated stories and needles, for checkpoints of ``recipes/tiny``.
 
@@ -60,4 +94,4 @@ class TinyData(Part):
     seed: int = 1000
 
 
-Data = Annotated[FileData | DatasetData | TinyData, Field(discriminator="kind")]
+Data = Annotated[FileData | DatasetData | RetrievalData | TinyData, Field(discriminator="kind")]

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from eval.errors import EvalError
 from recipes.errors import RecipeError
-from recipes.schema import DatasetData, FileData, TinyData
+from recipes.schema import DatasetData, FileData, RetrievalData, TinyData
 
 
 def read_documents(data: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
@@ -61,6 +62,23 @@ def _from_dataset(data: DatasetData, _: PreTrainedTokenizerBase) -> Iterator[str
         raise RecipeError(f"data set {data.dataset!r} cannot be read: {said[0]}") from None
 
 
+def _from_retrieval(data: RetrievalData, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    from eval.retrieval import KINDS
+    from eval.retrieval.documents import DocumentMaker
+    from eval.text import read_text
+
+    rng = random.Random(data.seed)
+    try:
+        # The maker leaves room for BOS, which packing puts before each row.
+        maker = DocumentMaker(read_text(data.file), tokenizer, [tokenizer.bos_token_id or 0], data.digits)
+        for number in range(data.documents):
+            kind = KINDS[data.kinds[number % len(data.kinds)]]
+            made = maker.make(kind, "depth", rng.choice(data.lengths), rng.random(), rng)
+            yield made.text + made.answer
+    except EvalError as error:
+        raise RecipeError(f"retrieval data: {error}") from None
+
+
 def _from_tiny(data: TinyData, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     from recipes.tiny.text import document, join
 
@@ -97,5 +115,6 @@ def _column(row: Any, column: str, where: str) -> str:
 SOURCES: dict[str, Callable[[Any, PreTrainedTokenizerBase], Iterator[str]]] = {
     "file": _from_file,
     "dataset": _from_dataset,
+    "retrieval": _from_retrieval,
     "tiny": _from_tiny,
 }

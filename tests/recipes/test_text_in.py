@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from transformers import AutoTokenizer
 
 from recipes.errors import RecipeError
@@ -31,6 +31,30 @@ def test_a_jsonl_file_and_a_dataset_of_it_are_the_same(tmp_path):
     assert read(kind="file", file=str(path), column="story") == ["one", "two"]
     options = {"kind": "dataset", "dataset": "json", "data_files": str(path), "column": "story"}
     assert read(**options) == read(**options, streaming=True) == ["one", "two"]
+
+
+def test_retrieval_documents_hold_their_evidence_and_answer(tmp_path):
+    options = {"kind": "retrieval", "file": str(SHIPPED / "tiny" / "heldout.txt"), "documents": 8}
+    options |= {"kinds": ["needle", "multi-key"], "lengths": [120, 200], "digits": 5}
+    texts = read(**options)
+    assert texts == read(**options) != read(**options, seed=1)
+    assert len({text.split()[0] for text in texts}) > 1
+    for number, text in enumerate(texts):
+        said = text.rpartition("is: ")[2].rstrip(".")
+        assert said.isdecimal() and len(said) == 5 and text.count(said) == 2
+        assert text.count("one of the special magic numbers") == (4 if number % 2 else 1)
+        # One for BOS; answers of fewer tokens than the longest leave some over.
+        assert 110 <= len(TOKENIZER(text, add_special_tokens=False)["input_ids"]) + 1 <= 202
+
+
+def test_retrieval_data_says_what_it_cannot_do(tmp_path):
+    with pytest.raises(ValidationError, match=r"kind 'needles'.*did you mean 'needle'"):
+        read(kind="retrieval", file="x", kinds=["needles"])
+    with pytest.raises(RecipeError, match=r"retrieval data: text file .* is not readable"):
+        read(kind="retrieval", file=str(tmp_path / "no.txt"))
+    text = str(SHIPPED / "tiny" / "heldout.txt")
+    with pytest.raises(RecipeError, match=r"retrieval data: .* 32 tokens have no room"):
+        read(kind="retrieval", file=text, lengths=[32])
 
 
 def test_tiny_documents_hold_their_answers():
