@@ -8,13 +8,26 @@ from recipes.schema.data import Data
 from recipes.schema.part import Part, Share
 from recipes.schema.teacher import SavedTeacher, SeparateTeacher, Teacher
 
-Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj"]
+Projection = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Layers = Literal["all", "converted", "windowed"] | list[Annotated[int, Field(ge=0)]]
 LayerWeights = dict[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0.0)]]
 
 
 class LoraPart(Part):
-    """Low-rank adapters, by ``peft``. ``full`` projections are trained whole instead."""
+    """What is trained: low-rank adapters, by ``peft``, and some weights whole.
+
+    Attributes:
+        rank: Of the adapters.
+        alpha: They are scaled by ``alpha / rank``.
+        dropout: Of what goes into them.
+        targets: Projections of attention that get adapters, by their names in the model.
+        full: Projections that are trained whole instead.
+        rslora: Scale by ``alpha / sqrt(rank)`` (arXiv 2312.03732), for high ranks.
+        dora: Train the length of each row of a weight apart from its direction (arXiv 2402.09353).
+        norms: Train the weights of all norms whole.
+        layers: Where: ``all``, ``converted`` (other KV heads or another window than in the source),
+            ``windowed`` or a list; other than ``all``, norms outside of layers stay.
+    """
 
     rank: PositiveInt = 16
     alpha: PositiveInt = 32
@@ -23,6 +36,10 @@ class LoraPart(Part):
         default=["q_proj", "k_proj", "v_proj", "o_proj"]
     )
     full: list[Projection] = Field(default=[])
+    rslora: bool = False
+    dora: bool = False
+    norms: bool = False
+    layers: Layers = "all"
 
     @model_validator(mode="after")
     def _disjoint(self) -> "LoraPart":
@@ -44,6 +61,8 @@ class UptrainPart(Part):
         learning_rate: Peak; warmed up, then decayed by a cosine to zero.
         warmup_steps: Steps to the peak.
         weight_decay: AdamW's.
+        optimizer: ``adamw``, or by bitsandbytes with a state of 8 bits: ``adamw_8bit``, ``paged_adamw_8bit``
+            (the state may move to CPU memory).
         teacher: Who teaches: ``kind: separate`` (the source beside the student), ``shared`` (the student
             itself, as the source) or ``saved`` (what the source said before the training).
         kl_weight: Weight of the KL divergence from the teacher to the student, per token.
@@ -71,6 +90,7 @@ class UptrainPart(Part):
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-4
     warmup_steps: Annotated[int, Field(ge=0)] = 10
     weight_decay: NonNegativeFloat = 0.0
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     teacher: Teacher = SeparateTeacher()
     kl_weight: NonNegativeFloat = 1.0
     kl_top_k: PositiveInt | None = None

@@ -1,7 +1,6 @@
 """A teacher that is a model of its own."""
 
 from collections.abc import Collection
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ from accelerate import cpu_offload
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from recipes.errors import RecipeError
 from recipes.schema.teacher import SavedTeacher, SeparateTeacher
+from recipes.uptrain.eight_bit import require_bitsandbytes
 from recipes.uptrain.passes import Reader, Reading, model_inputs
 
 
@@ -47,11 +46,7 @@ def load_source(said: SeparateTeacher | SavedTeacher, source: Path, device: torc
     """
     options: dict[str, Any] = {"dtype": said.dtype}
     if said.quantization == "8bit":
-        if find_spec("bitsandbytes") is None:
-            raise RecipeError(
-                "teacher.quantization 8bit needs bitsandbytes, which is not installed (pip install "
-                "bitsandbytes, or quantization: none)"
-            )
+        require_bitsandbytes("teacher.quantization 8bit", "quantization: none")
         options |= {
             "quantization_config": BitsAndBytesConfig(load_in_8bit=True),
             "device_map": {"": device},

@@ -9,10 +9,17 @@ from transformers import Trainer, TrainingArguments
 
 from recipes.schema import UptrainPart
 from recipes.uptrain.distillation import Predictions, attention_distance, distillation_losses
+from recipes.uptrain.eight_bit import require_bitsandbytes
 from recipes.uptrain.passes import Reader, model_inputs
 from recipes.uptrain.teachers import Teacher
 
 LOSSES = ("kl", "ce", "attention")
+OPTIMIZERS = {
+    "adamw": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
+"""The names of transformers for those of a recipe."""
 
 
 class DistillationTrainer(Trainer):
@@ -89,7 +96,12 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
     Args:
         part: The recipe's training.
         output: Where its checkpoints go.
+
+    Raises:
+        RecipeError: the optimizer needs bitsandbytes, which is not there.
     """
+    if part.optimizer != "adamw":
+        require_bitsandbytes(f"optimizer {part.optimizer}", "optimizer: adamw")
     return TrainingArguments(
         output_dir=str(output),
         max_steps=part.steps,
@@ -99,6 +111,7 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         lr_scheduler_type="cosine",
         warmup_steps=min(part.warmup_steps, part.steps - 1),
         weight_decay=part.weight_decay,
+        optim=OPTIMIZERS[part.optimizer],
         gradient_checkpointing=part.gradient_checkpointing,
         bf16=part.bf16,
         logging_steps=part.log_every,

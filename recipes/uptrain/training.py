@@ -16,7 +16,7 @@ from recipes.schema import UptrainPart
 from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.callbacks import ShowProgress, stop_on_sigint
 from recipes.uptrain.checkpoints import newest_checkpoint
-from recipes.uptrain.layers import compared_layers
+from recipes.uptrain.layers import choose_layers, compared_layers
 from recipes.uptrain.packing import PackedRows
 from recipes.uptrain.sources import read_documents
 from recipes.uptrain.teachers import Pair, make_teacher, save_teacher
@@ -53,12 +53,14 @@ def train(
     pair = Pair(teacher, student, *map(AutoConfig.from_pretrained, (teacher, student)))
     pair.check_vocabulary()
     compared = compared_layers(part, pair.converted_config, pair.source_config)
+    trained = choose_layers(part.lora.layers, pair.converted_config, pair.source_config)
     arguments = training_arguments(part, output)
     batches = DataLoader(rows, part.batch_size)
     lessons = save_teacher(part, pair, batches, output.with_name(LESSONS), arguments, reporter)
     # Here, so that adapters begin alike whatever teacher was loaded before.
     torch.manual_seed(part.seed)
-    model = add_adapters(AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32), part.lora)
+    converted = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    model = add_adapters(converted, part.lora, trained)
     trainer = DistillationTrainer(
         model=model,
         args=arguments,

@@ -11,7 +11,7 @@ from recipes.errors import RecipeError
 from recipes.loading import SHIPPED
 from recipes.schema import UptrainPart
 from recipes.schema.teacher import SeparateTeacher
-from recipes.uptrain import separate_teacher
+from recipes.uptrain import eight_bit
 from recipes.uptrain.distillation import Predictions, distillation_losses
 from recipes.uptrain.separate_teacher import LoadedTeacher, load_source
 
@@ -49,7 +49,7 @@ def test_an_offloaded_teacher_says_the_same_and_leaves_nothing_on_the_device():
 
 
 def test_8bit_without_bitsandbytes_is_one_line(monkeypatch):
-    monkeypatch.setattr(separate_teacher, "find_spec", lambda _: None)
+    monkeypatch.setattr(eight_bit, "find_spec", lambda _: None)
     with pytest.raises(RecipeError, match="needs bitsandbytes, which is not installed"):
         loaded(quantization="8bit")
 
