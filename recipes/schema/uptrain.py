@@ -8,7 +8,7 @@ from recipes.schema.data import Data
 from recipes.schema.part import Part, Share
 from recipes.schema.teacher import SavedTeacher, SeparateTeacher, Teacher
 
-Projection = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj"]
 Layers = Literal["all", "converted", "windowed"] | list[Annotated[int, Field(ge=0)]]
 LayerWeights = dict[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0.0)]]
 
@@ -20,7 +20,7 @@ class LoraPart(Part):
         rank: Of the adapters.
         alpha: They are scaled by ``alpha / rank``.
         dropout: Of what goes into them.
-        targets: Projections of attention that get adapters, by their names in the model.
+        targets: Projections of attention that get adapters, whatever the family calls them.
         full: Projections that are trained whole instead.
         rslora: Scale by ``alpha / sqrt(rank)`` (arXiv 2312.03732), for high ranks.
         dora: Train the length of each row of a weight apart from its direction (arXiv 2402.09353).

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from recipes.errors import RecipeError
 from recipes.schema import LoraPart
 from recipes.uptrain.passes import attention_modules
+from recipes.uptrain.projections import split_names
 
 
 def add_adapters(model: PreTrainedModel, lora: LoraPart, layers: list[int]) -> PeftModel:
@@ -20,16 +21,14 @@ def add_adapters(model: PreTrainedModel, lora: LoraPart, layers: list[int]) -> P
         layers: In which layers.
 
     Raises:
-        RecipeError: attention has no such projection, or there are no norms with weights.
+        RecipeError: the model's family keeps a target and a full projection in one module, or has no norms
+            with weights.
     """
-    attention = attention_modules(model)
-    chosen = [attention[layer] for layer in layers]
-    for kind, names in (("targets", lora.targets), ("full", lora.full)):
-        _check(kind, names, chosen)
-    whole = {id(getattr(module, name)) for module in chosen for name in lora.full}
+    targets, full = split_names(model.config.model_type, lora.targets, lora.full)
+    inside = _decoder_layers(model, layers)
+    whole = {id(layer.get_submodule(name)) for layer in inside for name in full}
     if lora.norms:
-        parts = _decoder_layers(model, chosen) if lora.layers != "all" else [model]
-        norms = {id(norm) for part in parts for norm in _norms(part)}
+        norms = {id(norm) for part in ([model] if lora.layers == "all" else inside) for norm in _norms(part)}
         if not norms:
             raise RecipeError(f"lora.norms: {type(model).__name__} has no norms with weights")
         whole |= norms
@@ -39,7 +38,7 @@ def add_adapters(model: PreTrainedModel, lora: LoraPart, layers: list[int]) -> P
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
         use_dora=lora.dora,
-        target_modules=list(lora.targets),
+        target_modules=targets,
         layers_to_transform=None if lora.layers == "all" else layers,
         modules_to_save=[name for name, module in model.named_modules() if id(module) in whole] or None,
         task_type="CAUSAL_LM",
@@ -49,18 +48,11 @@ def add_adapters(model: PreTrainedModel, lora: LoraPart, layers: list[int]) -> P
     return adapted
 
 
-def _check(kind: str, names: list[str], attention: list[nn.Module]) -> None:
-    for module in attention:
-        has = [name for name, child in module.named_children() if getattr(child, "weight", None) is not None]
-        missing = [name for name in names if name not in has]
-        if missing:
-            raise RecipeError(f"lora.{kind}: attention has no {missing[0]!r}; it has {', '.join(has)}")
-
-
-def _decoder_layers(model: nn.Module, attention: list[nn.Module]) -> list[nn.Module]:
-    """The layers that the modules of attention are in."""
-    wanted = {id(module) for module in attention}
-    return [module for module in model.modules() if any(id(child) in wanted for child in module.children())]
+def _decoder_layers(model: nn.Module, layers: list[int]) -> list[nn.Module]:
+    """The modules that hold the attention of some layers."""
+    attention = attention_modules(model)
+    wanted = {id(attention[layer]) for layer in layers}
+    return [module for module in model.modules() if wanted & {id(child) for child in module.children()}]
 
 
 def _norms(module: nn.Module) -> Iterator[nn.Module]:

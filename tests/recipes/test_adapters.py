@@ -97,21 +97,16 @@ def test_rslora_and_dora_are_what_their_papers_say():
     torch.testing.assert_close(lengths[0].detach(), weight.norm(dim=1))
 
 
-def test_projections_have_the_names_of_their_family():
-    model = add_adapters(
-        stock("gpt_neox"), LoraPart(targets=["query_key_value", "dense"], norms=True), [0, 1]
-    )
+def test_norms_and_whole_projections_are_those_of_the_chosen_layers():
+    lora = LoraPart(targets=["o_proj"], full=["q_proj", "k_proj", "v_proj"], norms=True, layers=[1])
+    model = add_adapters(stock("gpt_neox"), lora, [1])
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert sum("lora_A" in name for name in trained) == 4
-    assert sum("layernorm" in name or "layer_norm" in name for name in trained) == 2 * (2 * 2 + 1)
-    with pytest.raises(
-        RecipeError, match=r"lora.targets: attention has no 'q_proj'; it has query_key_value, den"
-    ):
-        add_adapters(stock("gpt_neox"), LoraPart(), [0, 1])
-    with pytest.raises(
-        RecipeError, match=r"lora.full: attention has no 'kproj'; it has q_proj, k_proj, v_proj"
-    ):
-        add_adapters(stock("llama"), LoraPart(full=["kproj"]), [0, 1])
+    assert all(".layers.1." in name for name in trained)
+    # LoRA's two factors; weight and bias of the fused projection and of two norms.
+    assert len(trained) == 2 + 2 + 4
+    unnormed = stock("olmo")
+    with pytest.raises(RecipeError, match="OlmoForCausalLM has no norms with weights"):
+        add_adapters(unnormed, LoraPart(norms=True), [0, 1])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
