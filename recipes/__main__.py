@@ -17,6 +17,7 @@ from rich.table import Table
 
 from convert import ConvertError
 from eval.errors import EvalError
+from eval.parallel import launched_rank, parting
 from eval.progress import Reporter
 from recipes.errors import Interrupted, RecipeError
 from recipes.loading import SHIPPED, load_recipe, shipped_recipes
@@ -88,8 +89,9 @@ def run(
     except KeyboardInterrupt:
         # typer would end the program without a word.
         raise Interrupted("stopped") from None
-    print_summary(results, console)
-    console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    if launched_rank() == 0:
+        print_summary(results, console)
+        console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -143,12 +145,15 @@ def main() -> None:
     # Advice from one library to another, which the reader of a run can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
-        app(prog_name="python -m recipes")
+        with parting():
+            app(prog_name="python -m recipes")
     except RecipeError as error:
-        typer.echo(f"error: {error}", err=True)
+        rank = launched_rank()
+        typer.echo(f"error{f' in process {rank}' if rank else ''}: {error}", err=True)
         raise SystemExit(2) from None
     except Interrupted as stop:
-        typer.echo(f"{stop}; the same command with --resume goes on from there", err=True)
+        if launched_rank() == 0:
+            typer.echo(f"{stop}; the same command with --resume goes on from there", err=True)
         raise SystemExit(INTERRUPTED) from None
 
 

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 from convert import ConvertError, Result, convert
+from convert.compression import read_caches
 from convert.quantities import format_value
+from convert.treatment import choose_treatment
+from convert.weights.dtypes import parse_dtype
 from eval.errors import EvalError
 from eval.text import read_text
 from recipes.errors import RecipeError
+from recipes.idle import check_idle
 from recipes.loading import is_local
 from recipes.pipeline import conversion_request
 from recipes.schema import ConvertPart, FileData, Recipe, RetrievalData
@@ -22,8 +26,9 @@ def check_recipe(recipe: Recipe) -> list[str]:
         Lines that say what the recipe will do and what could not be checked.
 
     Raises:
-        RecipeError: a conversion that is not possible, or a text that is not there.
+        RecipeError: a conversion that is not possible, a key that nothing reads, or a text that is not there.
     """
+    check_idle(recipe)
     lines = []
     if is_local(recipe.source):
         lines += [
@@ -31,6 +36,8 @@ def check_recipe(recipe: Recipe) -> list[str]:
         ]
     else:
         lines.append(f"source {recipe.source}: on the hub, its heads and layers are checked when it is here")
+        for name, part in recipe.conversions().items():
+            _check_options(name, part, recipe.source)
     try:
         text = read_text(recipe.eval.text, recipe.eval.text_start)
     except EvalError as error:
@@ -43,6 +50,19 @@ def check_recipe(recipe: Recipe) -> list[str]:
         tokens = part.steps * part.batch_size * part.accumulate * part.length
         lines.append(f"uptrain: {part.steps} steps, {tokens:,} tokens per device from {part.data.kind} data")
     return lines
+
+
+def _check_options(name: str, part: ConvertPart, source: str) -> None:
+    """Check what a conversion says as far as that can be done without its source."""
+    # A recipe for a GPU may be checked where there is none.
+    request = conversion_request(part.model_copy(update={"device": "cpu"}), source, Path(name))
+    try:
+        choose_treatment(request)
+        read_caches(request)
+        if request.dtype is not None:
+            parse_dtype(request.dtype)
+    except ConvertError as error:
+        raise RecipeError(f"{name}: {error}") from None
 
 
 def _plan(name: str, part: ConvertPart, source: str) -> str:

@@ -1,4 +1,4 @@
-"""What a recipe's projections are called in a model: ``q_proj`` of a Pythia is part of ``query_key_value``."""
+"""What a recipe's projections are called in a model: ``q_proj`` of Pythia is in ``query_key_value``."""
 
 from collections.abc import Iterable
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
 from eval.memory import CacheShape, cache_shape
@@ -64,8 +63,6 @@ class StudentAsTeacher:
     @torch.no_grad()
     def teach(self, batch: dict[str, Tensor]) -> Reading:
         """What the source says to a batch of rows."""
-        if self.beside and isinstance(next(self.model.parameters()).data, DTensor):
-            raise RecipeError(f"a shared teacher with merged heads needs whole weights, not FSDP; {INSTEAD}")
         training = self.model.training
         self.model.eval()
         try:

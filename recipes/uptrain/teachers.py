@@ -6,12 +6,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import TrainingArguments
 
 from eval.progress import Reporter
 from recipes.errors import RecipeError
+from recipes.launch import is_sharded
 from recipes.schema import UptrainPart
 from recipes.schema.teacher import SavedTeacher
 from recipes.stages import fingerprint
@@ -126,8 +128,20 @@ def make_teacher(
         return None
     if lessons is not None:
         return RememberedTeacher(lessons)
-    if part.teacher.kind == "separate":
-        return LoadedTeacher(load_source(part.teacher, pair.source, arguments.device), compared)
-    return StudentAsTeacher(
-        model.to(arguments.device), pair.source, pair.source_config, pair.converted, compared
-    )
+    said, sharded = part.teacher, is_sharded()
+    if said.kind == "shared":
+        if sharded:
+            raise RecipeError(
+                "a shared teacher needs the student whole, not sharded by FSDP; say kind: separate"
+            )
+        return StudentAsTeacher(
+            model.to(arguments.device), pair.source, pair.source_config, pair.converted, compared
+        )
+    if sharded and (said.quantization, said.offload) != ("none", "none"):
+        raise RecipeError(
+            "a teacher that FSDP shards is neither quantized nor offloaded by itself; say quantization: none "
+            "and offload: none"
+        )
+    # One that is sharded goes to the device in parts.
+    device = torch.device("cpu") if sharded else arguments.device
+    return LoadedTeacher(load_source(said, pair.source, device), compared)

@@ -11,6 +11,8 @@ from recipes.schema import UptrainPart
 from recipes.uptrain.distillation import Predictions, attention_distance, distillation_losses
 from recipes.uptrain.eight_bit import require_bitsandbytes
 from recipes.uptrain.passes import Reader, model_inputs
+from recipes.uptrain.separate_teacher import LoadedTeacher
+from recipes.uptrain.sharding import enable_sharding, shard_teacher
 from recipes.uptrain.teachers import Teacher
 
 LOSSES = ("kl", "ce", "attention")
@@ -47,10 +49,17 @@ class DistillationTrainer(Trainer):
         self.teacher = teacher
         self.weights = list(compared.values())
         self.reader = Reader(self.model, compared)
+        if self.is_fsdp_enabled and isinstance(teacher, LoadedTeacher):
+            shard_teacher(self.accelerator, teacher.model)
         # Ours is a mean over the tokens of a pass, so the Trainer must average over the passes of a step.
         self.model_accepts_loss_kwargs = False
         self._sums = dict.fromkeys(LOSSES, 0.0)
         self._passes = 0
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As ``Trainer``, and sharded wherever the launcher asks for it."""
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = enable_sharding(self.accelerator)
 
     def compute_loss(
         self,
@@ -83,9 +92,11 @@ class DistillationTrainer(Trainer):
         return (loss, reading.outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the single losses, averaged since the last line, beside what ``Trainer`` logs."""
+        """Log the single losses, means over passes and processes since the last line, beside the usual."""
         if "loss" in logs and self._passes:
-            logs |= {name: round(total / self._passes, 4) for name, total in self._sums.items()}
+            sums = torch.tensor(list(self._sums.values()), device=self.args.device)
+            means = self.accelerator.reduce(sums, reduction="mean") / self._passes
+            logs |= {name: round(mean, 4) for name, mean in zip(LOSSES, means.tolist(), strict=True)}
             self._sums, self._passes = dict.fromkeys(LOSSES, 0.0), 0
         super().log(logs, *args, **kwargs)
 
@@ -119,6 +130,10 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         save_total_limit=2,
         seed=part.seed,
         report_to=[],
+        # Said, because several processes and bfloat16 are refused by default where there is no device.
+        use_cpu=not torch.accelerator.is_available(),
+        # Every adapter has a part in every pass, whichever losses are on.
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
