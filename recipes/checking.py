@@ -45,15 +45,17 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
         raise RecipeError(f"eval: {error}") from None
     lines.append(f"eval: {', '.join(recipe.eval.sections())} on {text.origin}")
     if recipe.uptrain is not None:
-        part = recipe.uptrain
-        if isinstance(part.data, FileData | RetrievalData) and not Path(part.data.file).is_file():
-            raise RecipeError(f"uptrain: training text {part.data.file} does not exist")
-        tokens = part.steps * part.batch_size * part.accumulate * part.length
-        lines.append(f"uptrain: {part.steps} steps, {tokens:,} tokens per device from {part.data.kind} data")
+        training = recipe.uptrain
+        if isinstance(training.data, FileData | RetrievalData) and not Path(training.data.file).is_file():
+            raise RecipeError(f"uptrain: training text {training.data.file} does not exist")
+        tokens = training.steps * training.batch_size * training.accumulate * training.length
+        lines.append(
+            f"uptrain: {training.steps} steps, {tokens:,} tokens per device from {training.data.kind} data"
+        )
         # transformers and peft take seconds to import, and are needed for nothing else here.
         from recipes.memory import describe_memory
 
-        lines.append(describe_memory(recipe, part, gpus))
+        lines.append(describe_memory(recipe, training, gpus))
     return lines
 
 
