@@ -33,12 +33,13 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
     lines = []
     if is_local(recipe.source):
         lines += [
-            f"{name}: {_plan(name, part, recipe.source)}" for name, part in recipe.conversions().items()
+            f"{name}: {_plan(name, conversion, recipe.source)}"
+            for name, conversion in recipe.conversions().items()
         ]
     else:
         lines.append(f"source {recipe.source}: on the hub, its heads and layers are checked when it is here")
-        for name, part in recipe.conversions().items():
-            _check_options(name, part, recipe.source)
+        for name, conversion in recipe.conversions().items():
+            _check_options(name, conversion, recipe.source)
     try:
         text = read_text(recipe.eval.text, recipe.eval.text_start)
     except EvalError as error:

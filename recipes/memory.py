@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from recipes.loading import is_local
 from recipes.schema import Recipe, UptrainPart
-from recipes.shapes import KNOWN, shape_config
+from recipes.shapes import shape_config
 from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.distillation import SCORES
 
@@ -196,15 +196,11 @@ def describe_memory(recipe: Recipe, part: UptrainPart, gpus: int) -> str:
         part: Its training.
         gpus: That share it.
     """
-    if is_local(recipe.source):
-        source: Any = AutoConfig.from_pretrained(recipe.source)
-    elif recipe.source in KNOWN:
-        source = shape_config(KNOWN[recipe.source])
-    else:
+    local = is_local(recipe.source)
+    source: Any = AutoConfig.from_pretrained(recipe.source) if local else shape_config(recipe.source)
+    if source is None:
         return f"memory: estimated when {recipe.source} is here"
-    if not isinstance(getattr(source, "intermediate_size", None), int) or not hasattr(
-        source, "num_key_value_heads"
-    ):
+    if not all(hasattr(source, name) for name in ("intermediate_size", "num_key_value_heads")):
         return f"memory: not estimated for {source.model_type}, whose layers are not those of a Llama"
     heads = str(recipe.convert.kv_heads or source.num_key_value_heads).rpartition(":")[2]
     found = estimate(part, count(part, source, max(1, int(float(heads)))), gpus)

@@ -1,39 +1,34 @@
-"""Shapes of models that are known without a download."""
-
-from typing import Any
+"""Shapes of models that are known without a download: sources of shipped recipes, and Llama 2."""
 
 from transformers import LlamaConfig
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "7B": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-    },
-    "13B": {
-        "hidden_size": 5120,
-        "intermediate_size": 13824,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 40,
-    },
-    "70B": {
-        "hidden_size": 8192,
-        "intermediate_size": 28672,
-        "num_hidden_layers": 80,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 8,
-    },
+SIZES = {
+    # Hidden size, that of the MLP, layers, heads, KV heads, vocabulary.
+    "meta-llama/Llama-2-7b-hf": (4096, 11008, 32, 32, 32, 32000),
+    "meta-llama/Llama-2-7b-chat-hf": (4096, 11008, 32, 32, 32, 32000),
+    "meta-llama/Llama-2-13b-hf": (5120, 13824, 40, 40, 40, 32000),
+    "meta-llama/Llama-2-70b-hf": (8192, 28672, 80, 64, 8, 32000),
+    "meta-llama/Meta-Llama-3-8B": (4096, 14336, 32, 32, 8, 128256),
+    "mistralai/Mistral-7B-v0.3": (4096, 14336, 32, 32, 8, 32768),
+    "NousResearch/Yarn-Llama-2-7b-128k": (4096, 11008, 32, 32, 32, 32000),
+    "princeton-nlp/Sheared-LLaMA-1.3B": (2048, 5504, 24, 16, 16, 32000),
 }
-"""Llama 2 in its three sizes."""
-KNOWN = {f"meta-llama/Llama-2-{size.lower()}-hf": size for size in SHAPES} | {
-    "NousResearch/Yarn-Llama-2-7b-128k": "7B"
-}
-"""Sources of shipped recipes whose shapes are known without a download."""
 
 
-def shape_config(size: str) -> LlamaConfig:
-    """The config of one of the ``SHAPES``."""
-    return LlamaConfig(vocab_size=32000, **SHAPES[size])
+def shape_config(source: str) -> LlamaConfig | None:
+    """A config with the sizes of a source on the hub; None if they are not known.
+
+    Args:
+        source: Its hub id.
+    """
+    if source not in SIZES:
+        return None
+    hidden, mlp, layers, heads, kv_heads, vocabulary = SIZES[source]
+    return LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=vocabulary,
+    )
