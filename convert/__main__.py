@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from convert import options
+from convert.calibration.share import joined
 from convert.card import TIERS
 from convert.errors import ConvertError, Interrupted
 from convert.pipeline import convert
@@ -108,10 +109,12 @@ def command(
     )
     line = f"python -m convert {shlex.join(word for word in sys.argv[1:] if word != '--resume')}"
     try:
-        with show_progress(Console(stderr=True)) as report:
-            result = convert(request, command=line, report=report)
+        with joined() as share, show_progress(Console(stderr=True, quiet=share.rank > 0)) as report:
+            result = convert(request, command=line, report=report, share=share)
     except KeyboardInterrupt as error:
         raise Interrupted("; ".join(getattr(error, "__notes__", ["nothing was written"]))) from error
+    if share.rank:
+        return
     if as_json:
         sys.stdout.write(to_json(result) + "\n")
     else:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
+from convert.calibration.share import ALONE, Share
 from convert.card import build_card
 from convert.durable import copy_file, write_text
 from convert.errors import ConvertError
@@ -25,7 +26,11 @@ Report = Callable[[str, int, int, str], None]
 
 
 def convert(
-    request: Request, command: str | None = None, report: Report | None = None, code_root: Path | None = None
+    request: Request,
+    command: str | None = None,
+    report: Report | None = None,
+    code_root: Path | None = None,
+    share: Share = ALONE,
 ) -> Result:
     """Convert a checkpoint.
 
@@ -34,6 +39,8 @@ def convert(
         command: The command line to put in the model card; None builds it from the request.
         report: Called while layers are computed and weights are written.
         code_root: Folder of the ``patches`` package; None finds the installed one.
+        share: Processes that make the same call and read a calibration text together; the main one alone
+            writes, and the others need not see the destination.
 
     Returns:
         What was written, or would be when ``request.dry_run``.
@@ -44,9 +51,13 @@ def convert(
     """
     try:
         tell = report or (lambda name, done, total, unit: None)
-        plan = make_plan(request, code_root, lambda stage, done, total: tell(stage, done, total, "steps"))
+        plan = make_plan(
+            request, code_root, lambda stage, done, total: tell(stage, done, total, "steps"), share
+        )
         if request.dry_run:
             return plan.result
+        if share.rank:
+            return _help(plan, tell)
         return _carry_out(plan, command or command_line(request), tell)
     except OSError as error:
         raise ConvertError(_explain(error)) from error
@@ -63,6 +74,15 @@ def command_line(request: Request) -> str:
         if value is not True and value is not False:
             words.append(str(value))
     return shlex.join(words)
+
+
+def _help(plan: Plan, report: Report) -> Result:
+    """Take part in what the main process computes; it alone reads and keeps layers."""
+    if plan.job is not None and plan.job.calibration is not None:
+        from convert.layerwise.compute import compute
+
+        compute(plan.job, LayerStore(Path()), lambda stage, done, total: report(stage, done, total, "steps"))
+    return plan.result
 
 
 def _carry_out(plan: Plan, command: str, report: Report) -> Result:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convert.attention import AttentionShape, check_tensors, read_shape
+from convert.calibration.share import ALONE, Share
 from convert.carry import list_carried
 from convert.compression import check_caches, read_caches
 from convert.destination import check_destination, check_space
@@ -46,13 +47,19 @@ class Plan:
     result: Result
 
 
-def make_plan(request: Request, code_root: Path | None = None, progress: Progress | None = None) -> Plan:
+def make_plan(
+    request: Request,
+    code_root: Path | None = None,
+    progress: Progress | None = None,
+    share: Share = ALONE,
+) -> Plan:
     """Check a request against its source and decide everything.
 
     Args:
         request: What is asked for.
         code_root: Folder of the ``patches`` package; None finds the installed one.
         progress: Called while layers are measured to share KV heads out among them.
+        share: The processes that read a calibration text together; all must plan.
 
     Returns:
         The plan. Nothing was written.
@@ -80,6 +87,8 @@ def make_plan(request: Request, code_root: Path | None = None, progress: Progres
     cache_dtype = check_tensors(family, source.config, shape, weights)
     notes = treatment.notes + check_family(treatment, family, source.config)
     job = _job(request, treatment, source, weights, family, shape, dtype)
+    if job.calibration is not None:
+        job = replace(job, calibration=replace(job.calibration, share=share))
     if isinstance(wanted, float):
         differ = f"kv_heads=auto: layers of {family.model_type} cannot differ in their KV heads"
         check_own_class(family, differ)

@@ -23,11 +23,13 @@ class Peers:
         rank: 0 is the main process, the only one that writes.
         size: How many there are.
         accelerator: accelerate's ``Accelerator``; None for one that is alone.
+        told: Errors of the main process that the others raise too; any other ends the whole launch.
     """
 
     rank: int = 0
     size: int = 1
     accelerator: Any = None
+    told: tuple[type[Exception], ...] = (EvalError,)
 
     @property
     def main(self) -> bool:
@@ -37,7 +39,7 @@ class Peers:
         """What ``make`` returns in the main process, in every process; the others wait.
 
         Raises:
-            EvalError: ``make`` raised one; every process raises it.
+            Exception: one of those that are ``told``, raised by ``make``; every process raises it.
         """
         if self.size == 1:
             return make()
@@ -47,11 +49,11 @@ class Peers:
         if self.main:
             try:
                 answer[0] = make()
-            except EvalError as error:
-                answer[1] = str(error)
+            except self.told as error:
+                answer[1] = error
         dist.broadcast_object_list(answer, src=0)
         if answer[1] is not None:
-            raise EvalError(answer[1])
+            raise answer[1]
         made: T = answer[0]
         return made
 
@@ -71,11 +73,12 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def join_peers(device: str) -> Peers:
+def join_peers(device: str, told: tuple[type[Exception], ...] = (EvalError,)) -> Peers:
     """Meet the other processes of the launch, each with its own GPU or all on the CPU.
 
     Args:
         device: ``auto``, ``cuda`` or ``cpu``.
+        told: Errors of the main process that the others raise too.
 
     Raises:
         EvalError: a device by number, which all processes would share.
@@ -89,7 +92,7 @@ def join_peers(device: str) -> Peers:
 
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
-    return Peers(accelerator.process_index, accelerator.num_processes, accelerator)
+    return Peers(accelerator.process_index, accelerator.num_processes, accelerator, told)
 
 
 @contextmanager

@@ -9,6 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Tick = Callable[[int], None]
 
+LINE_EVERY_S = 30.0
+"""Between lines of progress where there is no bar."""
+
 
 class Reporter:
     """Says what is being measured. ``Reporter(None)`` says nothing."""
@@ -26,7 +29,7 @@ class Reporter:
         """A bar that fills by the returned function's calls, and a line with the wall time at the end."""
         start = time.perf_counter()
         if self.console is None or not self.console.is_terminal:
-            yield lambda _amount: None
+            yield self._lines(label, total, start)
         else:
             columns = (
                 TextColumn("{task.description}"),
@@ -38,3 +41,23 @@ class Reporter:
                 task = bar.add_task(label, total=total)
                 yield lambda amount: bar.update(task, advance=amount)
         self.line(f"{label}: {time.perf_counter() - start:.1f} s")
+
+    def _lines(self, label: str, total: int, start: float) -> Tick:
+        """A tick that prints a line now and then."""
+        done, said = 0, start
+
+        def tick(amount: int) -> None:
+            nonlocal done, said
+            done += amount
+            now = time.perf_counter()
+            if self.console is not None and now - said >= LINE_EVERY_S and 0 < done < total:
+                said = now
+                left = duration((total - done) * (now - start) / done)
+                self.line(f"{label}: {done} of {total}, {left} left")
+
+        return tick
+
+
+def duration(seconds: float) -> str:
+    """A rough time, as people say it."""
+    return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"

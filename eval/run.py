@@ -10,11 +10,12 @@ from eval.checkpoint import Checkpoint, Loaded, find_checkpoint, load, pick_devi
 from eval.environment import environment
 from eval.errors import EvalError
 from eval.gate import Gate, hold_gates, read_gates
+from eval.journal import Journal
 from eval.measures import MEASURES
 from eval.measures.base import Ask, Measure
 from eval.names import check_names
 from eval.parallel import Peers, join_peers
-from eval.progress import Reporter
+from eval.progress import Reporter, duration
 from eval.record import Outcomes, results_of
 from eval.report.write import write_results
 from eval.results import Outcome, Results
@@ -153,7 +154,7 @@ class _Bench:
             if left:
                 # Every other checkpoint is taken to be as slow as the slowest so far.
                 self.reporter.line(
-                    f"{left} of {len(self.checkpoints)} left, {_about(left * sum(took.values()))}"
+                    f"{left} of {len(self.checkpoints)} left, {duration(left * sum(took.values()))}"
                 )
 
     def _measure(self, measure: Measure, section: Section, checkpoint: Checkpoint) -> Outcome:
@@ -177,20 +178,26 @@ class _Bench:
             self.reporter.line(f"{checkpoint.name}: {measure.name}: measured before")
             return stored
 
-        def make() -> Outcome:
-            return self._run(measure, section, checkpoint, None if alone else baseline)
+        def make(journal: Journal) -> Outcome:
+            return self._run(measure, section, checkpoint, None if alone else baseline, journal)
 
         if measure.split:
-            share = make()
+            share = make(Journal())
             outcome = self.peers.from_main(lambda: share)
         else:
-            outcome = self.peers.from_main(make)
+            journal = self.store.journal(checkpoint.name, measure.name, f"{key} {self.batch_size}")
+            outcome = self.peers.from_main(lambda: make(journal))
         if self.peers.main:
             self.store.put(checkpoint.name, measure.name, key, outcome)
         return outcome
 
     def _run(
-        self, measure: Measure, section: Section, checkpoint: Checkpoint, baseline: Checkpoint | None
+        self,
+        measure: Measure,
+        section: Section,
+        checkpoint: Checkpoint,
+        baseline: Checkpoint | None,
+        journal: Journal,
     ) -> Outcome:
         """Load what the measure needs, and measure; ``baseline`` only for a measure that looks at it."""
         subject = self._load(checkpoint, measure.loads(section))
@@ -198,7 +205,19 @@ class _Bench:
         start = time.perf_counter()
         torch.manual_seed(self.suite.seed)
         with self.reporter.step(f"{checkpoint.name}: {measure.name}", measure.work(section)) as tick:
-            ask = Ask(subject, other, section, self.text, self.suite.seed, self.batch_size, tick, self.peers)
+            if journal.found:
+                self.reporter.line(f"{checkpoint.name}: {measure.name}: goes on after {journal.found} parts")
+            ask = Ask(
+                subject,
+                other,
+                section,
+                self.text,
+                self.suite.seed,
+                self.batch_size,
+                tick,
+                journal,
+                self.peers,
+            )
             outcome = measure.run(ask)
         outcome.wall_s = round(time.perf_counter() - start, 3)
         return outcome
@@ -212,8 +231,3 @@ class _Bench:
         if checkpoint.name not in self.loaded:
             self.loaded[checkpoint.name] = load(checkpoint, self.device, dtype)
         return self.loaded[checkpoint.name]
-
-
-def _about(seconds: float) -> str:
-    """A rough time, as people say it."""
-    return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from eval.journal import Journal
 from eval.results import SCHEMA_VERSION, Outcome
 
 
@@ -41,6 +42,10 @@ class Store:
         entry = self._read(name).get(measure)
         return None if entry is None else self.get(name, measure, entry.get("key"))
 
+    def journal(self, name: str, measure: str, key: str) -> Journal:
+        """What an earlier run has done of a measurement that it did not end."""
+        return Journal(self.folder / f"{name}.{measure}.parts", key)
+
     def put(self, name: str, measure: str, key: str, outcome: Outcome) -> None:
         """Store an outcome and write its samples, one JSON object a line."""
         entries = self._read(name)
@@ -48,6 +53,7 @@ class Store:
         write_text(self.folder / f"{name}.json", json.dumps(entries, indent=1))
         lines = [json.dumps(sample, default=str) for sample in outcome.samples]
         write_text(self.samples / name / f"{measure}.jsonl", "".join(line + "\n" for line in lines))
+        self.journal(name, measure, "").close()
 
     def _read(self, name: str) -> dict[str, Any]:
         try:

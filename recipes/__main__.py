@@ -17,6 +17,7 @@ from rich.table import Table
 
 from convert import ConvertError
 from eval.errors import EvalError
+from eval.parallel import launched_rank, parting
 from eval.progress import Reporter
 from recipes.errors import Interrupted, RecipeError
 from recipes.loading import SHIPPED, load_recipe, shipped_recipes
@@ -48,13 +49,17 @@ def list_recipes() -> None:
 @app.command()
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipes.", show_default=False)],
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that share the training, for its memory.")] = 1,
 ) -> None:
-    """Check recipes without running them: every key, every range, and every conversion of a local source."""
+    """Check recipes without running them: every key, every range, and every conversion of a local source.
+
+    Says how much memory the training takes on each GPU.
+    """
     from recipes.checking import check_recipe
 
     console = _console()
     for file in files:
-        lines = check_recipe(load_recipe(file))
+        lines = check_recipe(load_recipe(file), gpus)
         console.print(f"{file}: ok", highlight=False, markup=False)
         for line in lines:
             console.print(f"  {line}", highlight=False, markup=False)
@@ -88,8 +93,9 @@ def run(
     except KeyboardInterrupt:
         # typer would end the program without a word.
         raise Interrupted("stopped") from None
-    print_summary(results, console)
-    console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    if launched_rank() == 0:
+        print_summary(results, console)
+        console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -143,12 +149,15 @@ def main() -> None:
     # Advice from one library to another, which the reader of a run can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
-        app(prog_name="python -m recipes")
+        with parting():
+            app(prog_name="python -m recipes")
     except RecipeError as error:
-        typer.echo(f"error: {error}", err=True)
+        rank = launched_rank()
+        typer.echo(f"error{f' in process {rank}' if rank else ''}: {error}", err=True)
         raise SystemExit(2) from None
     except Interrupted as stop:
-        typer.echo(f"{stop}; the same command with --resume goes on from there", err=True)
+        if launched_rank() == 0:
+            typer.echo(f"{stop}; the same command with --resume goes on from there", err=True)
         raise SystemExit(INTERRUPTED) from None
 
 

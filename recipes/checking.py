@@ -3,49 +3,77 @@
 from pathlib import Path
 
 from convert import ConvertError, Result, convert
+from convert.compression import read_caches
 from convert.quantities import format_value
+from convert.treatment import choose_treatment
+from convert.weights.dtypes import parse_dtype
 from eval.errors import EvalError
 from eval.text import read_text
 from recipes.errors import RecipeError
+from recipes.idle import check_idle
 from recipes.loading import is_local
 from recipes.pipeline import conversion_request
 from recipes.schema import ConvertPart, Recipe
 from recipes.schema.data import local_files, sources_of
 
 
-def check_recipe(recipe: Recipe) -> list[str]:
+def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
     """Check everything that needs no training and no download.
 
     Args:
         recipe: A recipe whose keys and ranges are checked.
+        gpus: That would share the training, for its memory.
 
     Returns:
         Lines that say what the recipe will do and what could not be checked.
 
     Raises:
-        RecipeError: a conversion that is not possible, or a text that is not there.
+        RecipeError: a conversion that is not possible, a key that nothing reads, or a text that is not there.
     """
+    check_idle(recipe)
     lines = []
     if is_local(recipe.source):
         lines += [
-            f"{name}: {_plan(name, part, recipe.source)}" for name, part in recipe.conversions().items()
+            f"{name}: {_plan(name, conversion, recipe.source)}"
+            for name, conversion in recipe.conversions().items()
         ]
     else:
         lines.append(f"source {recipe.source}: on the hub, its heads and layers are checked when it is here")
+        for name, conversion in recipe.conversions().items():
+            _check_options(name, conversion, recipe.source)
     try:
         text = read_text(recipe.eval.text, recipe.eval.text_start)
     except EvalError as error:
         raise RecipeError(f"eval: {error}") from None
     lines.append(f"eval: {', '.join(recipe.eval.sections())} on {text.origin}")
     if recipe.uptrain is not None:
-        part = recipe.uptrain
+        training = recipe.uptrain
         try:
-            local_files(part.data)
+            local_files(training.data)
         except ValueError as error:
             raise RecipeError(f"uptrain: {error}") from None
-        kinds = " and ".join(dict.fromkeys(source.kind for source in sources_of(part.data)))
-        lines.append(f"uptrain: {part.steps} steps, {part.row_tokens:,} tokens per device from {kinds} data")
+        kinds = " and ".join(dict.fromkeys(source.kind for source in sources_of(training.data)))
+        lines.append(
+            f"uptrain: {training.steps} steps, {training.row_tokens:,} tokens per device from {kinds} data"
+        )
+        # transformers and peft take seconds to import, and are needed for nothing else here.
+        from recipes.memory import describe_memory
+
+        lines.append(describe_memory(recipe, training, gpus))
     return lines
+
+
+def _check_options(name: str, part: ConvertPart, source: str) -> None:
+    """Check what a conversion says as far as that can be done without its source."""
+    # A recipe for a GPU may be checked where there is none.
+    request = conversion_request(part.model_copy(update={"device": "cpu"}), source, Path(name))
+    try:
+        choose_treatment(request)
+        read_caches(request)
+        if request.dtype is not None:
+            parse_dtype(request.dtype)
+    except ConvertError as error:
+        raise RecipeError(f"{name}: {error}") from None
 
 
 def _plan(name: str, part: ConvertPart, source: str) -> str:

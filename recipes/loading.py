@@ -13,11 +13,13 @@ from recipes.schema import ConvertPart, FileData, Recipe, RetrievalData
 from recipes.schema.data import Data, SourceData
 
 SHIPPED = Path(__file__).parent
+LAUNCHERS = SHIPPED / "accelerate"
+"""Configurations of ``accelerate launch``, which are YAML too but no recipes."""
 
 
 def shipped_recipes() -> list[Path]:
     """The recipe files that come with Headroom."""
-    return sorted(SHIPPED.rglob("*.yaml"))
+    return sorted(path for path in SHIPPED.rglob("*.yaml") if not path.is_relative_to(LAUNCHERS))
 
 
 def load_recipe(file: str | Path, changes: Sequence[str] = ()) -> Recipe:

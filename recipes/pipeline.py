@@ -1,6 +1,5 @@
 """Carrying out a recipe: convert, measure, uptrain, measure, report."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,11 @@ from rich.console import Console
 from convert import ConvertError, Request, convert
 from convert.source import open_source
 from eval.errors import EvalError
+from eval.parallel import join_peers
 from eval.progress import Reporter
 from eval.results import Results
 from recipes.errors import RecipeError
+from recipes.launch import check_launch
 from recipes.placement.stage import choose_layers
 from recipes.schema import ConvertPart, Recipe, UptrainPart
 from recipes.schema.recipe import CONVERTED
@@ -25,6 +26,9 @@ Column = tuple[str, str | Path]
 
 def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, command: str) -> Results:
     """Run every stage of a recipe.
+
+    Of processes launched together (``accelerate launch``), all train and take their share of what ``eval``
+    splits; the main one alone converts, writes and reports. They must see the same folders.
 
     Args:
         recipe: A checked recipe.
@@ -40,18 +44,12 @@ def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, com
         RecipeError: a stage cannot be done, or the folder holds another run.
         Interrupted: stopped by the user; ``resume`` goes on from there.
     """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise RecipeError(f"a recipe runs in one process so far, not in {processes} (WORLD_SIZE)")
-    if not resume and output.is_dir() and any(output.iterdir()):
-        raise RecipeError(
-            f"{output} is not empty: add --resume to go on with that run, or give another --output"
-        )
-    reporter = Reporter(console)
-    stages = Stages(output, resume, reporter.line)
+    check_launch()
+    peers = join_peers("auto", told=(RecipeError, ConvertError, EvalError, OSError))
+    reporter = Reporter(console if peers.main else None)
+    stages = Stages(output, resume, reporter.line, peers)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        source = open_source(recipe.source).folder
+        source = peers.from_main(lambda: _open(recipe, output, resume))
         columns: list[Column] = [("source", source)]
         notes: list[str] = []
         for name, part in recipe.conversions().items():
@@ -71,6 +69,16 @@ def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, com
     except OSError as error:
         raise RecipeError(f"{error.filename or output}: {error.strerror or error}") from None
     return results
+
+
+def _open(recipe: Recipe, output: Path, resume: bool) -> Path:
+    """Make the run's folder; give the source's."""
+    if not resume and output.is_dir() and any(output.iterdir()):
+        raise RecipeError(
+            f"{output} is not empty: add --resume to go on with that run, or give another --output"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    return open_source(recipe.source).folder
 
 
 def conversion_request(part: ConvertPart, source: str, destination: Path, **options: Any) -> Request:
@@ -119,22 +127,27 @@ def _uptrain(
 ) -> None:
     """Train and merge, as one stage: adapters alone are of no use to the next."""
     converted, folder = output / CONVERTED, output / UPTRAINED
+    training, peers = output / "training", stages.peers
+
+    def begin() -> bool:
+        """Say whether an earlier training goes on; what is left of another one goes."""
+        resume = stages.resume and stages.read("uptrain-begun").get("inputs") == inputs
+        if training.exists() and not resume:
+            reporter.line("uptrain: begun anew, because what it is made from has changed")
+            shutil.rmtree(training)
+        stages.write("uptrain-begun", inputs, training)
+        return resume
 
     def work() -> None:
         from recipes.uptrain.merging import save_merged
         from recipes.uptrain.training import train
 
         for stage in part.stages:
-            rows = (stage.batch_size or 1) * part.accumulate
+            rows = (stage.batch_size or 1) * part.accumulate * peers.size
             reporter.line(f"uptrain: {stage.steps} steps of {rows} x {stage.length} tokens")
-        training = output / "training"
-        resume = stages.resume and stages.read("uptrain-begun").get("inputs") == inputs
-        if training.exists() and not resume:
-            reporter.line("uptrain: begun anew, because what it is made from has changed")
-            shutil.rmtree(training)
-        stages.write("uptrain-begun", inputs, training)
-        model, history = train(part, source, converted, training, resume, reporter)
-        save_merged(model, converted, folder, history | {"command": command})
+        model, history = train(part, source, converted, training, peers.from_main(begin), reporter, peers)
+        told = history | {"command": command}
+        peers.from_main(lambda: save_merged(model, converted, folder, told))
 
     inputs = {
         "teacher": fingerprint(source),
@@ -142,4 +155,4 @@ def _uptrain(
         "text": text_fingerprints(part.data),
         "uptrain": part.model_dump(mode="json"),
     }
-    stages.do("uptrain", inputs, folder, work)
+    stages.do("uptrain", inputs, folder, work, together=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from convert.errors import ConvertError
 from eval.errors import EvalError
+from eval.parallel import Peers
 from recipes.errors import RecipeError
 from recipes.schema.data import Data, local_files
 
@@ -18,17 +19,26 @@ STAT_ONLY = 64 * 2**20
 class Stages:
     """The records of a run, one JSON file per stage in ``RUN/stages``."""
 
-    def __init__(self, run: Path, resume: bool, say: Callable[[str], None]):
+    def __init__(self, run: Path, resume: bool, say: Callable[[str], None], peers: Peers | None = None):
         """Open the records.
 
         Args:
             run: Folder of the run.
             resume: Whether finished stages may be skipped.
             say: Prints a line.
+            peers: The processes of the run; the main one alone reads and writes records.
         """
         self.folder, self.resume, self.say = run / "stages", resume, say
+        self.peers = peers or Peers()
 
-    def do(self, name: str, inputs: dict[str, Any], made: Path, work: Callable[[], None]) -> None:
+    def do(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        made: Path,
+        work: Callable[[], None],
+        together: bool = False,
+    ) -> None:
         """Run a stage, unless an earlier run made the same from the same.
 
         Args:
@@ -36,21 +46,27 @@ class Stages:
             inputs: All that its result depends on, as JSON.
             made: What it writes; gone or changed, the stage runs again.
             work: Does it.
+            together: Whether every process does; otherwise the main one alone, and the others wait.
 
         Raises:
             RecipeError: the stage cannot be done; the message begins with its name.
         """
-        wanted = json.loads(json.dumps(inputs))
-        if self.resume:
-            kept = self.read(name)
-            if kept.get("inputs") == wanted and kept.get("made") == fingerprint(made):
-                self.say(f"{name}: unchanged, skipped")
-                return
+        if self.resume and self.peers.from_main(lambda: self._is_done(name, inputs, made)):
+            self.say(f"{name}: unchanged, skipped")
+            return
         try:
-            work()
+            if together:
+                work()
+            else:
+                self.peers.from_main(work)
         except (ConvertError, EvalError, RecipeError) as error:
             raise RecipeError(f"{name}: {error}") from None
-        self.write(name, inputs, made)
+        self.peers.from_main(lambda: self.write(name, inputs, made))
+
+    def _is_done(self, name: str, inputs: dict[str, Any], made: Path) -> bool:
+        kept = self.read(name)
+        wanted = json.loads(json.dumps(inputs))
+        return bool(kept.get("inputs") == wanted and kept.get("made") == fingerprint(made))
 
     def read(self, name: str) -> dict[str, Any]:
         """The record of a stage; empty when there is none or it is damaged, so that the stage runs again."""

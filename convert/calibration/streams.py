@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from convert.calibration.decoder import Call, Decoder
 from convert.calibration.probe import Seen, Spots, run_attention, run_whole
+from convert.calibration.share import ALONE, Share
 
 Weights = Mapping[str, Tensor]
 Tick = Callable[[], None]
@@ -72,21 +73,31 @@ class Moments:
 
 
 class Streams:
-    """Hidden states of all calibration rows before the current layer, float32.
+    """Hidden states of a process's calibration rows before the current layer, float32.
 
     Args:
         decoder: The source.
-        rows: ``[R, T]`` token ids, whole batches.
+        rows: ``[R, T]`` token ids of the whole text, whole batches.
         batch: Rows that are run at once.
         spots: Where to look in a layer.
         converted: Whether the converted model's stream runs along.
+        share: The processes that read the text together.
     """
 
-    def __init__(self, decoder: Decoder, rows: Tensor, batch: int, spots: Spots, converted: bool):
+    def __init__(
+        self,
+        decoder: Decoder,
+        rows: Tensor,
+        batch: int,
+        spots: Spots,
+        converted: bool,
+        share: Share = ALONE,
+    ):
         self.decoder = decoder
+        self.share = share
         self.batch = batch
         self.spots = spots
-        parts = [decoder.embed(part) for part in rows.split(batch)]
+        parts = [decoder.embed(part) for part in share.rows(rows, batch).split(batch)]
         self.calls: list[Call] = parts[0][1]
         self.source = torch.cat([hidden for hidden, _ in parts])
         self.converted = self.source.clone() if converted else None
@@ -110,7 +121,7 @@ class Streams:
             tick: Called after every batch.
 
         Returns:
-            The second moments of what the projections read, and what was given.
+            The second moments of what the projections read in every process, and what was given here.
         """
         moments = Moments.empty(self.source.shape[-1] + reading.biased, reading, self.source.device)
         stream = torch.empty_like(self.source)
@@ -123,6 +134,9 @@ class Streams:
                 output[rows] = _present(seen.output)
             self.source[rows] = after
             tick()
+        count = torch.tensor(moments.tokens)
+        self.share.add(moments.inputs, moments.attended, count)
+        moments.tokens = int(count)
         return moments, Wanted(stream, output)
 
     @torch.no_grad()
@@ -170,13 +184,15 @@ class Streams:
         """
         hidden = _present(self.converted)
         error = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        square = wanted.stream.double().square().sum()
         for rows in self._rows():
             after, seen = run_whole(layer, self.spots, weights, hidden[rows], self.calls[index])
             stream = hidden[rows] + self.spots.scale * _present(seen.added)
             error += (stream - wanted.stream[rows]).double().square().sum()
             hidden[rows] = after
             tick()
-        return float(error / wanted.stream.double().square().sum())
+        self.share.add(error, square)
+        return float(error / square)
 
     def _rows(self) -> Iterator[slice]:
         return (slice(start, start + self.batch) for start in range(0, len(self.source), self.batch))

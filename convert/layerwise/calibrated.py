@@ -90,7 +90,7 @@ class _Layer:
         Raises:
             ConvertError: the layer was computed with another text.
         """
-        kept = store.load(self.index)
+        kept = self.calibration.share.from_main(lambda: store.load(self.index))
         if kept is None:
             return None
         tensors, record = kept
@@ -124,7 +124,10 @@ class _Layer:
         if self.streams.converted is not None:
             self.steps.begin(f"layer {self.index}: running the converted layer")
             record["stream"] = round(self._advance(settled, wanted), 8)
-        store.save(self.index, join_tensors(self.job, self.index, settled), record | {TEXT: self.digest})
+        tensors = join_tensors(self.job, self.index, settled)
+        self.calibration.share.from_main(
+            lambda: store.save(self.index, tensors, record | {TEXT: self.digest})
+        )
         return record
 
     def _read_source(self) -> tuple[Inputs, Wanted]:
@@ -132,7 +135,8 @@ class _Layer:
 
     def _settle(self, heads: AttentionHeads) -> AttentionHeads:
         """Round to the result's dtypes, but stay in float32: what is measured is what is written."""
-        rounded = join_tensors(self.job, self.index, heads)
+        # Machines that differ may solve the same sums differently; all go on with what the main one found.
+        rounded = self.calibration.share.from_main(lambda: join_tensors(self.job, self.index, heads))
         return self._on_device(split_tensors(self.job, self.index, rounded))
 
     def _on_device(self, heads: AttentionHeads) -> AttentionHeads:
@@ -155,6 +159,7 @@ class _Layer:
             if heads.o_bias is not None:
                 reads = torch.cat([reads, torch.ones_like(reads[:, :1])], dim=1)
             regression.add(reads, gives)
+        self.calibration.share.add(regression.gram, regression.cross)
         solved = regression.solve(start).float()
         if heads.o_bias is not None:
             parts["o_bias"] = solved[:, -1]
@@ -169,9 +174,14 @@ class _Layer:
         hidden = self.streams.converted
         if hidden is None:
             raise ValueError("reconstruction needs the converted stream")
-        schedule = Schedule(self.calibration.steps, self.calibration.batch, self.job.seed + self.index)
+        share, batch = self.calibration.share, self.calibration.batch
+        schedule = Schedule(self.calibration.steps, batch, self.job.seed + self.index)
+        # Steps draw rows from the whole text, and are few and small: the main process makes them.
+        reads, gives = share.gather(hidden, batch), share.gather(wanted.stream, batch)
         return AttentionHeads(
-            **reconstruct(heads.parts(), attend, hidden, wanted.stream, schedule, self.steps.tick)
+            **share.from_main(
+                lambda: reconstruct(heads.parts(), attend, reads, gives, schedule, self.steps.tick)
+            )
         )
 
     def _advance(self, heads: AttentionHeads, wanted: Wanted) -> float:

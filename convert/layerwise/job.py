@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.attention import AttentionShape
+from convert.calibration.share import ALONE, Share
 from convert.families.family import Family
 from convert.families.layouts.layout import Layout
 from convert.heads import HeadShape
@@ -27,6 +28,7 @@ class Calibration:
         device: Where the layers run, as torch names it.
         refit: Whether output projections are solved anew.
         steps: Training steps on each layer's attention; 0: none.
+        share: The processes that read the text together.
     """
 
     text: str
@@ -35,6 +37,7 @@ class Calibration:
     device: str
     refit: bool
     steps: int
+    share: Share = ALONE
 
     @property
     def repairs(self) -> bool:

@@ -39,7 +39,8 @@ def open_streams(job: LayerJob, calibration: Calibration, text: CalibrationText,
         ConvertError: transformers cannot build the model.
     """
     decoder = Decoder(job.folder, job.weights, job.family.layers, torch.device(calibration.device))
-    return Streams(decoder, text.rows, calibration.batch, find_spots(job), converted)
+    spots = find_spots(job)
+    return Streams(decoder, text.rows, calibration.batch, spots, converted, calibration.share)
 
 
 def read_layer(

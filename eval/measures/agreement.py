@@ -1,11 +1,13 @@
 """How far a checkpoint's next-token distribution is from the baseline's, on the same tokens."""
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eval.checkpoint import Loaded
 from eval.contexts import Contexts, pack
 from eval.errors import EvalError
 from eval.logits import divergence, next_token_logits, rows_at_a_time
@@ -60,17 +62,21 @@ def _compare(ask: Ask, baseline: Any, ids: Tensor) -> tuple[Tensor, Tensor, Tens
     rows = rows_at_a_time(ids.shape[1], _vocabulary(subject), ask.batch_size)
     found: list[list[Tensor]] = [[], [], []]
     for batch in ids.split(rows):
-        theirs = next_token_logits(baseline.model, batch.to(baseline.device))
-        ours = next_token_logits(subject.model, batch.to(subject.device))
-        parts = [
-            divergence(reference, logits, ask.section.top_k)
-            for (_, reference), (_, logits) in zip(theirs, ours, strict=True)
-        ]
-        for values, stretches in zip(found, zip(*parts, strict=True), strict=True):
-            values.append(torch.cat(stretches, dim=1).cpu())
+        made = ask.journal.part(partial(_compare_batch, subject, baseline, batch, ask.section.top_k))
+        for values, rows_of_one in zip(found, made, strict=True):
+            values.append(torch.tensor(rows_of_one))
         ask.tick(len(batch))
     kl, same, shared = (torch.cat(values) for values in found)
     return kl, same, shared
+
+
+def _compare_batch(subject: Loaded, baseline: Loaded, batch: Tensor, top_k: int) -> list[list[list[float]]]:
+    theirs = next_token_logits(baseline.model, batch.to(baseline.device))
+    ours = next_token_logits(subject.model, batch.to(subject.device))
+    parts = [
+        divergence(reference, logits, top_k) for (_, reference), (_, logits) in zip(theirs, ours, strict=True)
+    ]
+    return [torch.cat(stretches, dim=1).float().tolist() for stretches in zip(*parts, strict=True)]
 
 
 def _kl(key: str, label: str, values: Tensor, contexts: Contexts, headline: bool = True) -> Metric:

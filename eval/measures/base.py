@@ -1,11 +1,11 @@
-"""What a measure is: a name, one sentence that says how, and a function from an :class:`Ask` to an "
-"outcome."""
+"""What a measure is: a name, one sentence that says how, and a function from ``Ask`` to an outcome."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from eval.checkpoint import Loaded
+from eval.journal import Journal
 from eval.parallel import Peers
 from eval.progress import Tick
 from eval.results import Outcome
@@ -19,12 +19,12 @@ class Ask:
     Attributes:
         subject: The checkpoint to measure, loaded.
         baseline: The first checkpoint, loaded, while another one is measured; None for the baseline itself
-        and
-            for measures that do not need it.
+            and for measures that do not need it.
         section: The measure's section of the suite.
         text: Where text and haystacks come from.
         batch_size: Sequences at a time; None lets the measure choose.
         tick: Called with the amount of work done, in the units of ``Measure.work``.
+        journal: Keeps parts of the measurement that take long, so that they are not made twice.
         peers: The processes launched together; only for measures that are ``split``.
     """
 
@@ -35,6 +35,7 @@ class Ask:
     seed: int
     batch_size: int | None
     tick: Tick
+    journal: Journal = field(default_factory=Journal)
     peers: Peers = field(default_factory=Peers)
 
 

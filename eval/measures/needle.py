@@ -5,10 +5,12 @@ import random
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
+from eval.checkpoint import Loaded
 from eval.errors import EvalError
 from eval.generation import continue_greedily
 from eval.measures.base import Ask, Measure
@@ -101,11 +103,16 @@ def generate(ask: Ask, documents: Sequence[Document]) -> list[str]:
     rows = ask.batch_size or max(1, TOKENS_AT_A_TIME // documents[0].length)
     for start in range(0, len(documents), rows):
         batch = documents[start : start + rows]
-        ids = torch.tensor([document.ids for document in batch])
-        output, _ = continue_greedily(ask.subject, ids, batch[0].answer_tokens)
-        answers += ask.subject.tokenizer.batch_decode(output, skip_special_tokens=True)
+        answers += ask.journal.part(partial(_answer, ask.subject, batch))
         ask.tick(len(batch))
     return answers
+
+
+def _answer(subject: Loaded, batch: Sequence[Document]) -> list[str]:
+    ids = torch.tensor([document.ids for document in batch])
+    output, _ = continue_greedily(subject, ids, batch[0].answer_tokens)
+    decoded: list[str] = subject.tokenizer.batch_decode(output, skip_special_tokens=True)
+    return decoded
 
 
 def check(checkpoint: Any, section: Any) -> None:

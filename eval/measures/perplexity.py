@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eval.checkpoint import Loaded
 from eval.contexts import Contexts, pack
 from eval.errors import EvalError
 from eval.logits import next_token_logits, rows_at_a_time, token_losses
@@ -68,15 +70,20 @@ def context_losses(ask: Ask, ids: Tensor, last: int | None = None) -> Tensor:
     rows = rows_at_a_time(ids.shape[1], ask.subject.model.config.get_text_config().vocab_size, ask.batch_size)
     losses = []
     for batch in ids.split(rows):
-        on_device = batch.to(ask.subject.device)
-        targets = on_device[:, 1:]
-        parts = [
-            token_losses(logits, targets[:, where]).cpu()
-            for where, logits in next_token_logits(ask.subject.model, on_device)
-        ]
-        losses.append(torch.cat(parts, dim=1)[:, -(last or 0) :])
+        losses.append(torch.tensor(ask.journal.part(partial(_batch_losses, ask.subject, batch, last))))
         ask.tick(len(batch))
     return torch.cat(losses)
+
+
+def _batch_losses(subject: Loaded, batch: Tensor, last: int | None) -> list[list[float]]:
+    on_device = batch.to(subject.device)
+    targets = on_device[:, 1:]
+    parts = [
+        token_losses(logits, targets[:, where]).cpu()
+        for where, logits in next_token_logits(subject.model, on_device)
+    ]
+    losses: list[list[float]] = torch.cat(parts, dim=1)[:, -(last or 0) :].tolist()
+    return losses
 
 
 def _buckets(losses: Tensor) -> list[tuple[int, int, Tensor]]:

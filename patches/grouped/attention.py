@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
@@ -51,7 +50,6 @@ class GroupedAttention(nn.Module):
         super().__init__(config, layer_idx=layer_idx)
         self.config = config
         self.groups: int = config.kv_groups
-        self.repeats: dict[str, RemovableHandle] = {}
         if self.groups > 1:
             for name, layout in self.layouts.items():
                 setattr(self, name, _shrunk(getattr(self, name), layout, self.groups))
@@ -59,12 +57,10 @@ class GroupedAttention(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         # A hook stays with its module, but the outermost one in the projection's place is what must repeat.
         if name in self.layouts and isinstance(value, nn.Module) and getattr(self, "groups", 1) > 1:
-            if name in self.repeats:
-                self.repeats.pop(name).remove()
+            for inner in value.modules():
+                _forget_repeat(inner)
             head_dim = self.config.hidden_size // self.config.num_attention_heads
-            self.repeats[name] = value.register_forward_hook(
-                Repeat(self.layouts[name], self.groups, head_dim)
-            )
+            value.register_forward_hook(Repeat(self.layouts[name], self.groups, head_dim))
         super().__setattr__(name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -82,6 +78,13 @@ class GroupedAttention(nn.Module):
     def takes_compact(self) -> bool:
         """Whether a single token may attend to ``K`` stored heads as they are."""
         return bool(self.config._attn_implementation == PACKED)
+
+
+def _forget_repeat(module: nn.Module) -> None:
+    """Take the hook off a module that another one wraps, also off a copy of it, which copied the hook."""
+    for key, hook in list(module._forward_hooks.items()):
+        if isinstance(hook, Repeat):
+            del module._forward_hooks[key]
 
 
 def _shrunk(projection: nn.Module, layout: Layout, groups: int) -> nn.Module:

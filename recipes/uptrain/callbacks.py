@@ -11,6 +11,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
+from eval.parallel import Peers
 from eval.progress import Reporter, Tick
 from recipes.errors import RecipeError
 from recipes.schema import UptrainPart
@@ -86,31 +87,39 @@ def log_to_tensorboard(folder: Path) -> TensorBoardCallback:
 class _Stop(TrainerCallback):
     """Saves a checkpoint and stops at the end of the step in which the user asked for it."""
 
-    requested = False
+    def __init__(self, peers: Peers):
+        self.peers, self.requested = peers, False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        # Processes may hear it in different steps; one that stopped alone would leave the others waiting.
+        self.requested = any(self.peers.gather(self.requested))
         if self.requested:
             control.should_save = control.should_training_stop = True
 
 
 @contextmanager
-def stop_on_sigint(trainer: Trainer) -> Iterator[_Stop]:
+def stop_on_sigint(trainer: Trainer, peers: Peers) -> Iterator[_Stop]:
     """Let the first SIGINT end the training after its step; a second one ends it at once.
+
+    A launcher passes on the SIGINT that its processes have had already, and kills them half a minute later:
+    among several, the second one is not heard.
 
     Args:
         trainer: The training.
+        peers: The processes that train together; all stop after the same step.
 
     Yields:
         Whose ``requested`` says whether there was one.
     """
-    stop = _Stop()
+    stop = _Stop(peers)
     trainer.add_callback(stop)
 
     def ask(_signal: int, _frame: FrameType | None) -> None:
         stop.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if peers.size == 1:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:
         before = signal.signal(signal.SIGINT, ask)

@@ -12,9 +12,9 @@ from recipes.uptrain.batches import PackedBatches
 
 PROGRESS = "progress.json"
 """Written last, all at once: what the ``Trainer`` does not keep, such as how far the text was read."""
-TRAINED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+TRAINED = ("adapter_model.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
 SAVED = (*TRAINED, PROGRESS)
-"""Files of a checkpoint; one that lacks any was cut off while it was written."""
+"""Files of a checkpoint, numbered by several processes; one that lacks any was cut off while it was made."""
 
 
 def newest_checkpoint(folder: Path) -> str | None:
@@ -23,9 +23,7 @@ def newest_checkpoint(folder: Path) -> str | None:
     Args:
         folder: Of the training.
     """
-    whole = [
-        found for found in folder.glob("checkpoint-*") if all((found / name).is_file() for name in SAVED)
-    ]
+    whole = [found for found in folder.glob("checkpoint-*") if all(any(found.glob(name)) for name in SAVED)]
     return str(max(whole, key=lambda found: int(found.name.rpartition("-")[2]))) if whole else None
 
 

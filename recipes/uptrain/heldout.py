@@ -73,6 +73,8 @@ class MeasureHeldout(TrainerCallback):
         self.how: HeldoutPart = part.heldout
         self.judged = PREFIX + ("kl" if part.kl_weight else "ce")
         self.rows, self.trainer, self.reporter = rows, trainer, reporter
+        # Only now: the Trainer's own check wants an evaluation of its own beside it.
+        trainer.args.load_best_model_at_end = self.how.keep_best
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -131,5 +133,3 @@ class MeasureHeldout(TrainerCallback):
         self.trainer.log({PREFIX + name: losses[name] for name in ("kl", "ce")})
         step = self.trainer.state.global_step
         self.reporter.line(f"uptrain: step {step}: held-out KL {losses['kl']:.4f}  CE {losses['ce']:.4f}")
-
-

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from recipes.errors import RecipeError
 
 IGNORED = -100
+SEEN = 0.02
+"""Share of a document's logits that changes with another document, from which on the two see each other."""
 Row = dict[str, Tensor]
 
 
@@ -109,25 +111,27 @@ class Packer:
         return row
 
 
-def check_apart(model: PreTrainedModel) -> None:
+def check_apart(model: PreTrainedModel, device: torch.device) -> None:
     """See in two passes of two documents whether a model keeps them apart.
 
     Args:
         model: Any causal language model.
+        device: Where it computes.
 
     Raises:
         RecipeError: what the first document says changes what comes of the second.
     """
-    positions = torch.tensor([[0, 1, 0, 1]] * 2, device=model.device)
+    positions = torch.tensor([[0, 1, 0, 1]] * 2, device=device)
     training = model.training
     model.eval()
     said = []
     for begin in (1, 3):
-        tokens = torch.tensor([[begin, begin + 1, 5, 6]] * 2, device=model.device)
+        tokens = torch.tensor([[begin, begin + 1, 5, 6]] * 2, device=device)
         with torch.no_grad():
             said.append(model(input_ids=tokens, position_ids=positions, use_cache=False).logits[:, 2:])
     model.train(training)
-    if not torch.allclose(said[0], said[1], rtol=1e-4, atol=1e-4):
+    # Not exactly: 8-bit products round by what is largest in the whole pass.
+    if (said[0] - said[1]).float().norm() > SEEN * said[0].float().norm():
         raise RecipeError(
             f"packing='apart': {type(model).__name__} does not keep documents apart by position_ids; use "
             "packing: joined"

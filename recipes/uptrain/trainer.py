@@ -11,11 +11,20 @@ from transformers import Trainer, TrainingArguments
 
 from recipes.schema import UptrainPart
 from recipes.uptrain.distillation import Predictions, attention_distance, distillation_losses
+from recipes.uptrain.eight_bit import require_bitsandbytes
 from recipes.uptrain.packing import Row
 from recipes.uptrain.passes import Reader, model_inputs
+from recipes.uptrain.separate_teacher import LoadedTeacher
+from recipes.uptrain.sharding import enable_sharding, shard_teacher
 from recipes.uptrain.teachers import Teacher
 
 LOSSES = ("kl", "ce", "attention")
+OPTIMIZERS = {
+    "adamw": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
+"""The names of transformers for those of a recipe."""
 
 
 class DistillationTrainer(Trainer):
@@ -43,10 +52,17 @@ class DistillationTrainer(Trainer):
         self.teacher = teacher
         self.weights = list(compared.values())
         self.reader = Reader(self.model, compared)
+        if self.is_fsdp_enabled and isinstance(teacher, LoadedTeacher):
+            shard_teacher(self.accelerator, teacher.model)
         # Ours is a mean over the tokens of a pass, so the Trainer must average over the passes of a step.
         self.model_accepts_loss_kwargs = False
         self._sums = dict.fromkeys(LOSSES, 0.0)
         self._passes = 0
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As ``Trainer``, and sharded wherever the launcher asks for it."""
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = enable_sharding(self.accelerator)
 
     def compute_loss(
         self,
@@ -57,8 +73,8 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The mixed loss of one pass, a mean over its tokens."""
         part = self.part
-        lesson = None if self.teacher is None else self.teacher.teach(inputs)
         with self.accelerator.autocast():
+            lesson = None if self.teacher is None else self.teacher.teach(inputs)
             reading = self.reader.read(model, model_inputs(inputs))
             kl, ce = distillation_losses(
                 cast(Predictions, reading.predictions),
@@ -107,9 +123,11 @@ class DistillationTrainer(Trainer):
         return DataLoader(data, batch_size=None, generator=torch.Generator(), pin_memory=pin)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the single losses, averaged since the last line, beside what ``Trainer`` logs."""
+        """Log the single losses, means over passes and processes since the last line, beside the usual."""
         if "loss" in logs and self._passes:
-            logs |= {name: round(total / self._passes, 4) for name, total in self._sums.items()}
+            sums = torch.tensor(list(self._sums.values()), device=self.args.device)
+            means = self.accelerator.reduce(sums, reduction="mean") / self._passes
+            logs |= {name: round(mean, 4) for name, mean in zip(LOSSES, means.tolist(), strict=True)}
             self._sums, self._passes = dict.fromkeys(LOSSES, 0.0), 0
         super().log(logs, *args, **kwargs)
 
@@ -120,7 +138,12 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
     Args:
         part: The recipe's training.
         output: Where its checkpoints go.
+
+    Raises:
+        RecipeError: the optimizer needs bitsandbytes, which is not there.
     """
+    if part.optimizer != "adamw":
+        require_bitsandbytes(f"optimizer {part.optimizer}", "optimizer: adamw")
     return TrainingArguments(
         output_dir=str(output),
         max_steps=part.steps,
@@ -131,6 +154,7 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         lr_scheduler_type="cosine",
         warmup_steps=min(part.warmup_steps, part.steps - 1),
         weight_decay=part.weight_decay,
+        optim=OPTIMIZERS[part.optimizer],
         gradient_checkpointing=part.gradient_checkpointing,
         bf16=part.bf16,
         logging_steps=part.log_every,
@@ -142,6 +166,10 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         ignore_data_skip=True,
         include_num_input_tokens_seen="non_padding",
         report_to=[],
+        # Said, because several processes and bfloat16 are refused by default where there is no device.
+        use_cpu=not torch.accelerator.is_available(),
+        # Every adapter has a part in every pass, whichever losses are on.
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -68,3 +68,24 @@ def test_lora_on_the_shared_heads_trains_decodes_and_merges(name):
         merged = model.merge_and_unload()
         torch.testing.assert_close(merged(TOKENS).logits, want, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(written_out(merged)(TOKENS).logits, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_projection_trained_whole_repeats_its_heads_once_and_merges(name):
+    """peft copies the projection, hook included, before it puts a wrapper in its place."""
+    base = grouped_model(name)
+    with torch.no_grad():
+        before = base(TOKENS).logits
+    whole = PROJECTIONS.get(name, ["query_key_value"])
+    settings = LoraConfig(r=2, target_modules=["dense", "out_proj", "attn.c_proj"], modules_to_save=whole)
+    model = get_peft_model(base, settings).double().eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(TOKENS).logits, before)
+        for key, weight in model.named_parameters():
+            if "modules_to_save" in key:
+                weight.add_(torch.randn_like(weight) / 10)
+        want = model(TOKENS).logits
+        assert (want - before).abs().max() > 1e-3
+        merged = model.merge_and_unload()
+        torch.testing.assert_close(merged(TOKENS).logits, want, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(written_out(merged)(TOKENS).logits, want, atol=1e-5, rtol=1e-5)

@@ -144,7 +144,7 @@ def test_losses_of_a_packed_row_are_those_of_its_documents(windowed):
 )
 def test_models_that_keep_documents_apart_are_let_through(config):
     model = AutoModelForCausalLM.from_config(config).train()
-    check_apart(model)
+    check_apart(model, torch.device("cpu"))
     assert model.training
 
 
@@ -161,4 +161,4 @@ def test_a_model_that_does_not_is_refused():
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     with pytest.raises(RecipeError, match="OPTForCausalLM does not keep documents apart"):
-        check_apart(model)
+        check_apart(model, torch.device("cpu"))

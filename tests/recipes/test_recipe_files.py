@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
 from recipes.checking import check_recipe
 from recipes.errors import RecipeError
 from recipes.loading import SHIPPED, load_recipe, shipped_recipes
-from recipes.pipeline import run_recipe
 from recipes.stages import Stages, fingerprint
 
 DEMO = SHIPPED / "tiny" / "demo.yaml"
@@ -105,13 +103,6 @@ def test_the_command_line_answers_a_mistake_with_one_line_and_2(arguments, said)
     )
     assert run.returncode == 2
     assert said in run.stderr and len(run.stderr.strip().splitlines()) == 1
-
-
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    with pytest.raises(RecipeError, match="in one process so far, not in 8"):
-        run_recipe(load_recipe(DEMO), tmp_path, False, Console(quiet=True), "")
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_is_never_mixed_with_another(tmp_path):
