@@ -4,7 +4,7 @@ import copy
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
@@ -16,6 +16,7 @@ from patches.heads import all_alike, give_own_heads
 from patches.names import StockNames
 from patches.policy import PolicyError, WindowPolicy
 from patches.rows import check_cache, find_documents, next_step
+from patches.sink_logits import SinkLogits, give_sink_logits
 from patches.turning import Turn, check_turning, turn_of
 
 # Here, because every windowed class imports this module, also in a checkpoint that carries its own alone.
@@ -40,6 +41,12 @@ class WindowedMixin(StockNames):
     def get_correct_attn_implementation(self, requested_attention: str | None, *_: Any, **__: Any) -> str:
         """Called by transformers wherever an implementation is chosen."""
         return backends.resolve(requested_attention)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """As the model of transformers, and the logits that it does not know."""
+        super()._init_weights(module)  # type: ignore[misc]
+        if isinstance(module, SinkLogits):
+            module.initialize()
 
     def check_policy_in_force(self) -> WindowPolicy:
         """The policy of the config, once it is certain that attention obeys it.
@@ -73,6 +80,9 @@ class WindowedModelMixin(WindowedMixin):
             check_turning(self)
         if self.config.is_heterogeneous:
             give_own_heads(self.layers, self.config)
+        if self.config.window_policy.sink_logits:
+            give_sink_logits(self.layers, self.config.window_policy, self.config.num_attention_heads)
+        if self.config.is_heterogeneous or self.config.window_policy.sink_logits:
             self.post_init()  # type: ignore[attr-defined]
 
     def forward(

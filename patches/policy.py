@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FIELDS = ("size", "sinks", "positions", "global_layers")
+OPTIONAL = ("sink_logits",)
 POSITIONS = ("absolute", "cache")
 
 
@@ -22,12 +23,14 @@ class WindowPolicy:
         positions: How far away the sinks look. ``absolute``: as far as they are. ``cache``: never farther
             than when the cache has just filled.
         global_layers: Layers that keep full causal attention, ascending.
+        sink_logits: Whether windowed layers have learned logits in their softmax (``patches.sink_logits``).
     """
 
     size: int | None
     sinks: int
     positions: str
     global_layers: tuple[int, ...]
+    sink_logits: bool = False
 
     @classmethod
     def from_config(cls, entry: object, layers: int) -> "WindowPolicy":
@@ -45,10 +48,11 @@ class WindowPolicy:
                 f"attention_window must be a mapping with the keys {', '.join(FIELDS)}; config.json has "
                 f"{entry!r}, and a windowed model without its window would attend densely"
             )
-        wrong = sorted(set(entry) ^ set(FIELDS))
+        wrong = sorted(set(entry).difference(OPTIONAL) ^ set(FIELDS))
         if wrong:
             raise PolicyError(
-                f"attention_window needs exactly the keys {', '.join(FIELDS)}; not so: {', '.join(wrong)}"
+                f"attention_window needs exactly the keys {', '.join(FIELDS)}, and may have "
+                f"{', '.join(OPTIONAL)}; not so: {', '.join(wrong)}"
             )
         size, sinks, positions, chosen = (entry[field] for field in FIELDS)
         if not _is_count(size, 1):
@@ -67,7 +71,10 @@ class WindowPolicy:
             raise PolicyError(
                 f"attention_window.global_layers={chosen!r} must be a list of layers from 0 to {layers - 1}"
             )
-        return cls(size, sinks, positions, tuple(sorted(set(chosen))))
+        logits = entry.get("sink_logits", False)
+        if not isinstance(logits, bool):
+            raise PolicyError(f"attention_window.sink_logits={logits!r} must be true or false")
+        return cls(size, sinks, positions, tuple(sorted(set(chosen))), logits)
 
     @property
     def turns(self) -> bool:
@@ -88,7 +95,7 @@ class WindowPolicy:
             "sinks": self.sinks,
             "positions": self.positions,
             "global_layers": list(self.global_layers),
-        }
+        } | ({"sink_logits": True} if self.sink_logits else {})
 
     def window_of(self, layer: int) -> int | None:
         """Tokens that ``layer`` looks back, its own included; None where it keeps full attention."""

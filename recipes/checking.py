@@ -16,11 +16,12 @@ from recipes.pipeline import conversion_request
 from recipes.schema import ConvertPart, Data, FileData, Recipe, RetrievalData
 
 
-def check_recipe(recipe: Recipe) -> list[str]:
+def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
     """Check everything that needs no training and no download.
 
     Args:
         recipe: A recipe whose keys and ranges are checked.
+        gpus: That would share the training, for its memory.
 
     Returns:
         Lines that say what the recipe will do and what could not be checked.
@@ -51,6 +52,10 @@ def check_recipe(recipe: Recipe) -> list[str]:
         _check_text("uptrain: training text", part.data)
         tokens = part.steps * part.batch_size * part.accumulate * part.length
         lines.append(f"uptrain: {part.steps} steps, {tokens:,} tokens per device from {part.data.kind} data")
+        # transformers and peft take seconds to import, and are needed for nothing else here.
+        from recipes.memory import describe_memory
+
+        lines.append(describe_memory(recipe, part, gpus))
     return lines
 
 

@@ -16,6 +16,7 @@ from patches.cache.stored import StoredTokens
 from patches.frame import Frame, Step
 from patches.kernels import language
 from patches.policy import PolicyError
+from patches.sink_logits import sink_logits_of
 
 logger = logging.get_logger("headroom.patches")
 
@@ -144,7 +145,7 @@ def _attention(chosen: Backend | None) -> Callable[..., tuple[Tensor, Tensor | N
             scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
             dropout=dropout,
             softcap=softcap,
-            sink_logits=s_aux,
+            sink_logits=sink_logits_of(module, policy, s_aux),
             sink_query=None if step.turn is None or frame.window is None else step.turn.apply(query),
         )
         backend = _serving(chosen, query, frame, scoring)

@@ -12,8 +12,8 @@ from recipes.schema.uptrain import UptrainPart
 
 CONVERTED = "converted"
 RESERVED = {
-    "source", CONVERTED, "uptrained", "placement", "stages", "training", "measurements", "samples",
-    "results.json", "report.md", "report.html",
+    "source", CONVERTED, "uptrained", "placement", "stages", "training", "teacher", "measurements",
+    "samples", "results.json", "report.md", "report.html",
 }  # fmt: skip
 """What a run puts into its folder, beside one folder per ablation."""
 

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from recipes.schema.data import Data
 from recipes.schema.part import Part, Share
+from recipes.schema.teacher import SavedTeacher, SeparateTeacher, Teacher
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj"]
 Layers = Literal["all", "converted", "windowed"] | list[Annotated[int, Field(ge=0)]]
@@ -13,7 +14,20 @@ LayerWeights = dict[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0.0)]
 
 
 class LoraPart(Part):
-    """Low-rank adapters, by ``peft``. ``full`` projections are trained whole instead."""
+    """What is trained: low-rank adapters, by ``peft``, and some weights whole.
+
+    Attributes:
+        rank: Of the adapters.
+        alpha: They are scaled by ``alpha / rank``.
+        dropout: Of what goes into them.
+        targets: Projections of attention that get adapters, whatever the family calls them.
+        full: Projections that are trained whole instead.
+        rslora: Scale by ``alpha / sqrt(rank)`` (arXiv 2312.03732), for high ranks.
+        dora: Train the length of each row of a weight apart from its direction (arXiv 2402.09353).
+        norms: Train the weights of all norms whole.
+        layers: Where: ``all``, ``converted`` (other KV heads or another window than in the source),
+            ``windowed`` or a list; other than ``all``, norms outside of layers stay.
+    """
 
     rank: PositiveInt = 16
     alpha: PositiveInt = 32
@@ -22,6 +36,10 @@ class LoraPart(Part):
         default=["q_proj", "k_proj", "v_proj", "o_proj"]
     )
     full: list[Projection] = Field(default=[])
+    rslora: bool = False
+    dora: bool = False
+    norms: bool = False
+    layers: Layers = "all"
 
     @model_validator(mode="after")
     def _disjoint(self) -> "LoraPart":
@@ -43,6 +61,10 @@ class UptrainPart(Part):
         learning_rate: Peak; warmed up, then decayed by a cosine to zero.
         warmup_steps: Steps to the peak.
         weight_decay: AdamW's.
+        optimizer: ``adamw``, or by bitsandbytes with a state of 8 bits: ``adamw_8bit``, ``paged_adamw_8bit``
+            (the state may move to CPU memory).
+        teacher: Who teaches: ``kind: separate`` (the source beside the student), ``shared`` (the student
+            itself, as the source) or ``saved`` (what the source said before the training).
         kl_weight: Weight of the KL divergence from the teacher to the student, per token.
         kl_top_k: Compare so many of the teacher's most likely tokens and the sum of the others, which is
             never more than the full KL; absent: every token of the vocabulary.
@@ -54,7 +76,7 @@ class UptrainPart(Part):
             window than in the source), ``windowed``, a list, or layers with weights, as in ``{0: 1, 3: 2}``.
         lora: What is trained.
         gradient_checkpointing: Less memory, more time.
-        bf16: Mixed precision in bfloat16.
+        bf16: Mixed precision in bfloat16, in the teacher's passes too.
         log_every: Steps between log lines.
         save_every: Steps between checkpoints that ``--resume`` continues from.
         seed: Of the adapters and of dropout; text is read in its own order.
@@ -68,6 +90,8 @@ class UptrainPart(Part):
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-4
     warmup_steps: Annotated[int, Field(ge=0)] = 10
     weight_decay: NonNegativeFloat = 0.0
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    teacher: Teacher = SeparateTeacher()
     kl_weight: NonNegativeFloat = 1.0
     kl_top_k: PositiveInt | None = None
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
@@ -85,4 +109,19 @@ class UptrainPart(Part):
     def _some_loss(self) -> "UptrainPart":
         if not (self.kl_weight or self.ce_weight or self.attention_weight):
             raise ValueError("kl_weight, ce_weight and attention_weight are all 0: nothing to learn from")
+        return self
+
+    @model_validator(mode="after")
+    def _saved_is_enough(self) -> "UptrainPart":
+        if not isinstance(self.teacher, SavedTeacher):
+            return self
+        if self.attention_weight:
+            raise ValueError(
+                "attention_weight needs a teacher in memory, for outputs of attention are not saved; set it "
+                "to 0, or teacher.kind to separate or shared"
+            )
+        if not self.kl_weight:
+            raise ValueError("teacher.kind saved with kl_weight 0: nothing that is saved would be read")
+        if self.kl_top_k is not None:
+            raise ValueError("kl_top_k is that of a teacher in memory; a saved one has teacher.top_k")
         return self

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import save_torch_state_dict
 from peft import PeftModel
-from safetensors import safe_open
+
+from recipes.uptrain.weights import Weights
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 
@@ -33,19 +32,12 @@ def save_merged(model: PeftModel, converted: Path, destination: Path, history: d
     )
     merged = model.merge_and_unload().state_dict()
     # A checkpoint may hold tensors that the model has no use for, such as old rotary buffers: they stay.
-    weights = {name: merged.get(name, kept).to(kept.dtype).contiguous() for name, kept in _tensors(converted)}
+    kept = Weights(converted)
+    weights = {name: merged.get(name, kept[name]).to(kept[name].dtype).contiguous() for name in kept}
     save_torch_state_dict(weights, partial)
     _annotate(partial, history)
     shutil.rmtree(destination, ignore_errors=True)
     partial.rename(destination)
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a checkpoint, one at a time."""
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                yield name, file.get_tensor(name)
 
 
 def _annotate(folder: Path, history: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ class Reader:
         (tests/recipes/test_passes.py).
         """
         if self._head_is_last is None:
-            self._head_is_last = self._probe(inputs["input_ids"])
+            self._head_is_last = self._probe(forward, inputs["input_ids"])
         outputs, states = self._run(forward, inputs, defer=self._head_is_last)
         predictions = (
             Predictions.of_logits(outputs.logits)
@@ -84,7 +84,7 @@ class Reader:
         attention, self._attention = self._attention, {}
         return Reading(predictions, [attention[layer] for layer in self.layers], outputs)
 
-    def _probe(self, tokens: Tensor) -> bool:
+    def _probe(self, forward: Callable[..., Any], tokens: Tensor) -> bool:
         """Whether the logits are what the head gives, seen in a pass of two tokens."""
         weight = getattr(self.head, "weight", None)
         # Where each process has a part of the head, it can be used only inside the model's own pass.
@@ -93,7 +93,7 @@ class Reader:
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            outputs, states = self._run(self.model, {"input_ids": tokens[:1, :2]}, defer=True)
+            outputs, states = self._run(forward, {"input_ids": tokens[:1, :2]}, defer=True)
             same = torch.equal(self.head(states[:, -1:]).float(), outputs.logits.float())
         self.model.train(training)
         return same

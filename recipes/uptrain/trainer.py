@@ -9,11 +9,19 @@ from transformers import Trainer, TrainingArguments
 
 from recipes.schema import UptrainPart
 from recipes.uptrain.distillation import Predictions, attention_distance, distillation_losses
+from recipes.uptrain.eight_bit import require_bitsandbytes
 from recipes.uptrain.passes import Reader, model_inputs
+from recipes.uptrain.separate_teacher import LoadedTeacher
 from recipes.uptrain.sharding import enable_sharding, shard_teacher
-from recipes.uptrain.teachers import SeparateTeacher, Teacher
+from recipes.uptrain.teachers import Teacher
 
 LOSSES = ("kl", "ce", "attention")
+OPTIMIZERS = {
+    "adamw": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
+"""The names of transformers for those of a recipe."""
 
 
 class DistillationTrainer(Trainer):
@@ -41,7 +49,7 @@ class DistillationTrainer(Trainer):
         self.teacher = teacher
         self.weights = list(compared.values())
         self.reader = Reader(self.model, compared)
-        if self.is_fsdp_enabled and isinstance(teacher, SeparateTeacher):
+        if self.is_fsdp_enabled and isinstance(teacher, LoadedTeacher):
             shard_teacher(self.accelerator, teacher.model)
         # Ours is a mean over the tokens of a pass, so the Trainer must average over the passes of a step.
         self.model_accepts_loss_kwargs = False
@@ -62,8 +70,8 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The mixed loss of one pass, a mean over its tokens."""
         part = self.part
-        lesson = None if self.teacher is None else self.teacher.teach(inputs)
         with self.accelerator.autocast():
+            lesson = None if self.teacher is None else self.teacher.teach(inputs)
             reading = self.reader.read(model, model_inputs(inputs))
             kl, ce = distillation_losses(
                 cast(Predictions, reading.predictions),
@@ -99,7 +107,12 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
     Args:
         part: The recipe's training.
         output: Where its checkpoints go.
+
+    Raises:
+        RecipeError: the optimizer needs bitsandbytes, which is not there.
     """
+    if part.optimizer != "adamw":
+        require_bitsandbytes(f"optimizer {part.optimizer}", "optimizer: adamw")
     return TrainingArguments(
         output_dir=str(output),
         max_steps=part.steps,
@@ -109,6 +122,7 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         lr_scheduler_type="cosine",
         warmup_steps=min(part.warmup_steps, part.steps - 1),
         weight_decay=part.weight_decay,
+        optim=OPTIMIZERS[part.optimizer],
         gradient_checkpointing=part.gradient_checkpointing,
         bf16=part.bf16,
         logging_steps=part.log_every,

@@ -6,23 +6,26 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 import patches  # noqa: F401 - registers the windowed checkpoints
 from eval.parallel import Peers
 from eval.progress import Reporter
 from recipes.errors import Interrupted, RecipeError
-from recipes.launch import is_sharded
 from recipes.schema import UptrainPart
 from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.callbacks import ShowProgress, stop_on_sigint
 from recipes.uptrain.checkpoints import newest_checkpoint
-from recipes.uptrain.layers import compared_layers
+from recipes.uptrain.layers import choose_layers, compared_layers
 from recipes.uptrain.packing import PackedRows
 from recipes.uptrain.sharding import gather_trained
 from recipes.uptrain.sources import read_documents
-from recipes.uptrain.teachers import load_teacher
+from recipes.uptrain.teachers import Pair, make_teacher, save_teacher
 from recipes.uptrain.trainer import LOSSES, DistillationTrainer, training_arguments
+
+LESSONS = "teacher"
+"""Folder beside the training's, for what a saved teacher says."""
 
 
 def train(
@@ -53,23 +56,26 @@ def train(
         Interrupted: stopped by SIGINT, after a checkpoint was written.
     """
     peers = peers or Peers()
-    torch.manual_seed(part.seed)
     tokenizer = AutoTokenizer.from_pretrained(student)
     rows = PackedRows(partial(read_documents, part.data, tokenizer), tokenizer, part.length)
     if next(iter(rows), None) is None:
         raise RecipeError(f"the training data of kind {part.data.kind!r} holds no text")
-    converted = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
-    compared = compared_layers(part, converted.config, AutoConfig.from_pretrained(teacher))
+    pair = Pair(teacher, student, *map(AutoConfig.from_pretrained, (teacher, student)))
+    pair.check_vocabulary()
+    compared = compared_layers(part, pair.converted_config, pair.source_config)
+    layers = choose_layers(part.lora.layers, pair.converted_config, pair.source_config)
     arguments = training_arguments(part, output)
-    # A teacher that is sharded goes to the device in parts.
-    device = torch.device("cpu") if is_sharded() else arguments.device
-    model = add_adapters(converted, part.lora)
+    batches = DataLoader(rows, part.batch_size)
+    lessons = save_teacher(part, pair, batches, output.with_name(LESSONS), arguments, reporter)
+    # Here, so that adapters begin alike whatever teacher was loaded before.
+    torch.manual_seed(part.seed)
+    model = _load_student(student, part, layers)
     trainer = DistillationTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         part=part,
-        teacher=load_teacher(part, teacher, device, converted.config.vocab_size, compared),
+        teacher=make_teacher(part, pair, model, compared, arguments, lessons),
         compared=compared,
     )
     trainer.remove_callback(PrinterCallback)
@@ -88,10 +94,14 @@ def train(
         trained = gather_trained(model)
         # The sharded model cannot be merged; the main process, which will, builds a whole one.
         if peers.main:
-            whole = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
-            model = add_adapters(whole, part.lora)
+            model = _load_student(student, part, layers)
             model.load_state_dict(trained, strict=False)
     return model, _history(part, teacher, trainer, step_tokens)
+
+
+def _load_student(student: Path, part: UptrainPart, layers: list[int]) -> PeftModel:
+    converted = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    return add_adapters(converted, part.lora, layers)
 
 
 def _history(

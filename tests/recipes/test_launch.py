@@ -61,6 +61,31 @@ def test_two_processes_with_whole_models_train_as_one(source: Path, alone: Path,
 
 
 @pytest.mark.slow
+def test_two_processes_whose_students_teach_themselves_train_as_one(
+    source: Path, alone: Path, tmp_path: Path
+) -> None:
+    changes = {"accumulate": 2, "teacher": {"kind": "shared"}}
+    done = launch(write_recipe(tmp_path, source, **changes), tmp_path / "run", "--multi_gpu")
+    assert_same_run(tmp_path / "run", alone, done)
+
+
+@pytest.mark.slow
+def test_two_processes_ask_a_saved_teacher_once(source: Path, tmp_path: Path) -> None:
+    changes = {"attention_weight": 0.0, "teacher": {"kind": "saved", "top_k": 8}}
+    alone = run_alone(write_recipe(tmp_path / "alone", source, **changes), tmp_path / "alone" / "run")
+    file = write_recipe(tmp_path / "two", source, accumulate=2, **changes)
+    done = launch(file, tmp_path / "two" / "run", "--multi_gpu")
+    assert_same_run(tmp_path / "two" / "run", alone, done)
+    saved = [
+        {path.name: path.stat().st_size for path in (run / "teacher").glob("*/*.safetensors")}
+        for run in (alone, tmp_path / "two" / "run")
+    ]
+    # A row is in one file, whichever process asked: headers apart, there are as many bytes.
+    assert len(saved[0]) == 1 and len(saved[1]) == 2
+    assert sum(saved[1].values()) - sum(saved[0].values()) in range(-200, 200)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "options"),
     [
