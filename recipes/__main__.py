@@ -49,13 +49,17 @@ def list_recipes() -> None:
 @app.command()
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipes.", show_default=False)],
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that share the training, for its memory.")] = 1,
 ) -> None:
-    """Check recipes without running them: every key, every range, and every conversion of a local source."""
+    """Check recipes without running them: every key, every range, and every conversion of a local source.
+
+    Says how much memory the training takes on each GPU.
+    """
     from recipes.checking import check_recipe
 
     console = _console()
     for file in files:
-        lines = check_recipe(load_recipe(file))
+        lines = check_recipe(load_recipe(file), gpus)
         console.print(f"{file}: ok", highlight=False, markup=False)
         for line in lines:
             console.print(f"  {line}", highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""The configurations of ``accelerate launch`` that come with Headroom: accelerate reads every key, a run keeps them."""
+"""The shipped configurations of ``accelerate launch``: accelerate reads every key, and a run keeps them."""
 
 import re
 from dataclasses import asdict
