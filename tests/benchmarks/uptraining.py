@@ -141,7 +141,9 @@ def lines(runs: dict[str, Run]) -> list[str]:
         return f"{cell.value:.1f} ± {cell.stderr:.1f}%"
 
     whole = value(first, "perplexity", "source")
-    head = "| | perplexity, converted | uptrained | to the source | KL | needles, converted | uptrained | bytes "
+    head = (
+        "| | perplexity, converted | uptrained | to the source | KL | needles, converted | uptrained | bytes "
+    )
     table = [
         head + f"| held-out KL at first, at last | tokens to {REACHED:.0%} of mean's first KL | training |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
