@@ -13,7 +13,7 @@ from recipes.errors import RecipeError
 from recipes.idle import check_idle
 from recipes.loading import is_local
 from recipes.pipeline import conversion_request
-from recipes.schema import ConvertPart, Recipe
+from recipes.schema import ConvertPart, Data, Recipe
 from recipes.schema.data import local_files, sources_of
 
 
@@ -30,7 +30,6 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
     Raises:
         RecipeError: a conversion that is not possible, a key that nothing reads, or a text that is not there.
     """
-    check_idle(recipe)
     lines = []
     if is_local(recipe.source):
         lines += [
@@ -41,17 +40,17 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
         lines.append(f"source {recipe.source}: on the hub, its heads and layers are checked when it is here")
         for name, conversion in recipe.conversions().items():
             _check_options(name, conversion, recipe.source)
+    check_idle(recipe)
     try:
         text = read_text(recipe.eval.text, recipe.eval.text_start)
     except EvalError as error:
         raise RecipeError(f"eval: {error}") from None
     lines.append(f"eval: {', '.join(recipe.eval.sections())} on {text.origin}")
+    if recipe.placement.data is not None:
+        _check_text("placement", recipe.placement.data)
     if recipe.uptrain is not None:
         training = recipe.uptrain
-        try:
-            local_files(training.data)
-        except ValueError as error:
-            raise RecipeError(f"uptrain: {error}") from None
+        _check_text("uptrain", training.data)
         kinds = " and ".join(dict.fromkeys(source.kind for source in sources_of(training.data)))
         lines.append(
             f"uptrain: {training.steps} steps, {training.row_tokens:,} tokens per device from {kinds} data"
@@ -61,6 +60,13 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
 
         lines.append(describe_memory(recipe, training, gpus))
     return lines
+
+
+def _check_text(what: str, data: Data) -> None:
+    try:
+        local_files(data)
+    except ValueError as error:
+        raise RecipeError(f"{what}: {error}") from None
 
 
 def _check_options(name: str, part: ConvertPart, source: str) -> None:

@@ -20,7 +20,8 @@ from recipes.uptrain.distillation import SCORES
 FLOAT32, BFLOAT16 = 4, 2
 """Bytes of a number."""
 ADAM = 2
-"""Numbers that AdamW keeps for each that it trains; beside them a counter for each tensor, in float32."""
+"""Numbers that AdamW keeps for each that it trains; beside them a counter for each tensor, in float32. With
+``optimizer: adamw_8bit`` they are single bytes, and constants of their blocks are not counted."""
 COPIES = 6
 """Tensors of ``SCORES`` numbers, float32, that a loss holds at a time: logits, softmaxes and gradients."""
 
@@ -32,6 +33,7 @@ class Counts:
     Attributes:
         student: Of the student, with adapters and the originals of what is trained whole.
         teacher: Of the source.
+        beside: Of those, keys' and values' projections whose heads the conversion merged.
         trained: Of the student's, those that are trained.
         tensors: In how many tensors those are.
         layer: Of one layer of the student, without originals that are not used.
@@ -42,6 +44,7 @@ class Counts:
 
     student: int
     teacher: int
+    beside: int
     trained: int
     tensors: int
     layer: int
@@ -69,10 +72,8 @@ def count(part: UptrainPart, source: Any, kv_heads: int) -> Counts:
     config = type(source).from_dict(source.to_dict() | {"num_key_value_heads": kv_heads})
     with torch.device("meta"):
         teacher = AutoModelForCausalLM.from_config(source)
-        # Which layers are windowed, the source does not say: at most all of them are trained.
-        chosen = part.lora.layers
-        layers = chosen if isinstance(chosen, list) else list(range(config.num_hidden_layers))
-        student = add_adapters(AutoModelForCausalLM.from_config(config), part.lora, layers)
+        layers = part.lora.layers if isinstance(part.lora.layers, list) else range(config.num_hidden_layers)
+        student = add_adapters(AutoModelForCausalLM.from_config(config), part.lora, list(layers))
     base: Any = student.get_base_model()
     trained = [value for value in student.parameters() if value.requires_grad]
     embedding, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
@@ -82,6 +83,12 @@ def count(part: UptrainPart, source: Any, kv_heads: int) -> Counts:
     return Counts(
         student=sum(value.numel() for value in student.parameters()),
         teacher=sum(value.numel() for value in teacher.parameters()),
+        beside=(kv_heads != source.num_key_value_heads)
+        * sum(
+            value.numel()
+            for name, value in teacher.named_parameters()
+            if name.split(".")[-2] in ("k_proj", "v_proj")
+        ),
         trained=sum(value.numel() for value in trained),
         tensors=len(trained),
         layer=sum(value.numel() for value in used),
@@ -108,18 +115,33 @@ def estimate(part: UptrainPart, counts: Counts, gpus: int = 1) -> list[Item]:
 def _items(part: UptrainPart, counts: Counts, gpus: int) -> Iterator[Item]:
     tokens = max((stage.batch_size or 1) * stage.length for stage in part.stages)
     compute = BFLOAT16 if part.bf16 else FLOAT32
-    taught = bool(part.kl_weight or part.attention_weight)
+    taught = part.teacher.kind != "saved" and bool(part.kl_weight or part.attention_weight)
+    state = FLOAT32 if part.optimizer == "adamw" else 1
     yield Item("student", counts.student * FLOAT32 // gpus)
-    yield Item("teacher", taught * counts.teacher * BFLOAT16 // gpus)
+    yield Item("teacher", taught * _teacher(part, counts) // gpus)
     yield Item("gradients", counts.trained * FLOAT32 // gpus)
-    yield Item("AdamW", (ADAM * counts.trained // gpus + counts.tensors) * FLOAT32)
+    yield Item("AdamW", ADAM * counts.trained * state // gpus + counts.tensors * FLOAT32)
     yield Item("weights in use", _weights_in_use(part, counts, gpus, compute, taught))
     yield Item("activations", activation_bytes(part, counts) * tokens)
     if part.attention_weight:
-        # Of every layer: the student's output, the teacher's, and their difference in float32.
-        width = counts.config.hidden_size * counts.config.num_hidden_layers
+        # Of every layer that is compared: the student's output, the teacher's, their difference in float32.
+        named = part.attention_layers
+        compared = counts.config.num_hidden_layers if isinstance(named, str) else len(named)
+        width = counts.config.hidden_size * compared
         yield Item("attention outputs", width * (compute + BFLOAT16 + FLOAT32) * tokens)
     yield Item("logits", _logits(counts, tokens, gpus, compute, taught))
+
+
+def _teacher(part: UptrainPart, counts: Counts) -> int:
+    """Bytes of the weights that are there for the teacher alone; ``auto`` counts as a dtype of 16 bits."""
+    said = part.teacher
+    if said.kind == "shared":
+        return counts.beside * FLOAT32
+    if said.offload == "cpu":
+        return 0
+    return counts.teacher * (
+        1 if said.quantization == "8bit" else FLOAT32 if said.dtype == "float32" else BFLOAT16
+    )
 
 
 def _weights_in_use(part: UptrainPart, counts: Counts, gpus: int, compute: int, taught: bool) -> int:

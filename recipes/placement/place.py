@@ -60,7 +60,8 @@ def place(part: ConvertPart, keep: int, how: PlacementPart, source: Path, report
         source_loss=own,
         counted={name: sum(len(row.queries) for row in rows) for name, rows in probes.items()},
         settings={"window": switch.window, "sinks": switch.sinks, "positions": part.positions}
-        | {"length": length, "rows": how.rows, "seed": how.seed, "text": text.origin},
+        | {"length": length, "rows": how.rows, "seed": how.seed}
+        | how.model_dump(mode="json", include={"data"}),
         wall_s=round(time.perf_counter() - started, 1),
     )
 

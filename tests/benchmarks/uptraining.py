@@ -4,8 +4,8 @@
 
 Converts a checkpoint to fewer KV heads, a window, sinks and some global layers, in each way of ``VARIANTS``,
 and trains each with the same text, parameters, steps and schedule. Every variant is a recipe, left in the
-output folder as ``NAME.yaml`` beside its run. Prints and leaves ``uptraining.md`` and ``curves.png``: the KL to
-the source on rows that were set aside, against the tokens that were trained on.
+output folder as ``NAME.yaml`` beside its run. Prints and leaves ``uptraining.md`` and ``curves.png``: the KL
+to the source on rows that were set aside, against the tokens that were trained on.
 """
 
 import argparse

@@ -35,7 +35,8 @@ def part(**changes: Any) -> UptrainPart:
 
 
 def student(counts: Counts, how: UptrainPart) -> Any:
-    model = add_adapters(AutoModelForCausalLM.from_config(counts.config, dtype=torch.float32), how.lora)
+    built = AutoModelForCausalLM.from_config(counts.config, dtype=torch.float32)
+    model = add_adapters(built, how.lora, list(range(counts.config.num_hidden_layers)))
     if how.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -118,6 +119,23 @@ def test_more_gpus_hold_less_each() -> None:
     assert eight["gradients"] * 8 == pytest.approx(one["gradients"], abs=8)
     assert eight["activations"] == one["activations"] and eight["weights in use"] > 0
     assert "teacher" not in items(part(kl_weight=0, ce_weight=1), counts)
+
+
+def test_what_a_teacher_and_an_optimizer_take_is_as_the_recipe_says() -> None:
+    counts = count(part(), SOURCE, 2)
+    merged = 3 * 2 * 32 * 32
+    for teacher, nbytes in (
+        ({"kind": "separate"}, 2 * counts.teacher),
+        ({"kind": "separate", "dtype": "float32"}, 4 * counts.teacher),
+        ({"kind": "separate", "quantization": "8bit"}, counts.teacher),
+        ({"kind": "separate", "offload": "cpu"}, None),
+        ({"kind": "saved", "top_k": 8}, None),
+        ({"kind": "shared"}, 4 * merged),
+    ):
+        assert items(part(teacher=teacher), counts).get("teacher") == nbytes, teacher
+    assert "teacher" not in items(part(teacher={"kind": "shared"}), count(part(), SOURCE, 4))
+    eight_bit = items(part(optimizer="adamw_8bit"), counts)["AdamW"]
+    assert eight_bit == 2 * counts.trained + 4 * counts.tensors
 
 
 def test_checking_a_recipe_says_its_memory() -> None:
