@@ -13,7 +13,8 @@ from recipes.errors import RecipeError
 from recipes.idle import check_idle
 from recipes.loading import is_local
 from recipes.pipeline import conversion_request
-from recipes.schema import ConvertPart, Data, FileData, Recipe, RetrievalData
+from recipes.schema import ConvertPart, Data, Recipe
+from recipes.schema.data import local_files, sources_of
 
 
 def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
@@ -46,13 +47,13 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
         raise RecipeError(f"eval: {error}") from None
     lines.append(f"eval: {', '.join(recipe.eval.sections())} on {text.origin}")
     if recipe.placement.data is not None:
-        _check_text("placement: text", recipe.placement.data)
+        _check_text("placement", recipe.placement.data)
     if recipe.uptrain is not None:
         training = recipe.uptrain
-        _check_text("uptrain: training text", training.data)
-        tokens = training.steps * training.batch_size * training.accumulate * training.length
+        _check_text("uptrain", training.data)
+        kinds = " and ".join(dict.fromkeys(source.kind for source in sources_of(training.data)))
         lines.append(
-            f"uptrain: {training.steps} steps, {tokens:,} tokens per device from {training.data.kind} data"
+            f"uptrain: {training.steps} steps, {training.row_tokens:,} tokens per device from {kinds} data"
         )
         # transformers and peft take seconds to import, and are needed for nothing else here.
         from recipes.memory import describe_memory
@@ -62,8 +63,10 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
 
 
 def _check_text(what: str, data: Data) -> None:
-    if isinstance(data, FileData | RetrievalData) and not Path(data.file).is_file():
-        raise RecipeError(f"{what} {data.file} does not exist")
+    try:
+        local_files(data)
+    except ValueError as error:
+        raise RecipeError(f"{what}: {error}") from None
 
 
 def _check_options(name: str, part: ConvertPart, source: str) -> None:

@@ -9,7 +9,8 @@ import yaml
 from eval.errors import EvalError
 from eval.strict import parse_strict
 from recipes.errors import RecipeError
-from recipes.schema import ConvertPart, Data, DatasetData, FileData, Recipe, RetrievalData
+from recipes.schema import ConvertPart, FileData, Recipe, RetrievalData
+from recipes.schema.data import Data, SourceData
 
 SHIPPED = Path(__file__).parent
 LAUNCHERS = SHIPPED / "accelerate"
@@ -103,9 +104,14 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
 
 def _beside(data: Data, folder: Path) -> Data:
     """The data with their paths absolute."""
-    moved: dict[str, str] = {}
-    if isinstance(data, FileData | RetrievalData):
-        moved["file"] = str((folder / data.file).resolve())
-    if isinstance(data, DatasetData) and data.data_files is not None:
-        moved["data_files"] = str((folder / data.data_files).resolve())
-    return data.model_copy(update=moved)
+    return [_one_beside(one, folder) for one in data] if isinstance(data, list) else _one_beside(data, folder)
+
+
+def _one_beside(data: SourceData, folder: Path) -> SourceData:
+    field = "file" if isinstance(data, FileData | RetrievalData) else "data_files"
+    files = getattr(data, field, None)
+    if files is None:
+        return data
+    if isinstance(files, str):
+        return data.model_copy(update={field: str((folder / files).resolve())})
+    return data.model_copy(update={field: [str((folder / file).resolve()) for file in files]})

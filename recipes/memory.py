@@ -113,7 +113,8 @@ def estimate(part: UptrainPart, counts: Counts, gpus: int = 1) -> list[Item]:
 
 
 def _items(part: UptrainPart, counts: Counts, gpus: int) -> Iterator[Item]:
-    tokens, compute = part.batch_size * part.length, BFLOAT16 if part.bf16 else FLOAT32
+    tokens = max((stage.batch_size or 1) * stage.length for stage in part.stages)
+    compute = BFLOAT16 if part.bf16 else FLOAT32
     taught = part.teacher.kind != "saved" and bool(part.kl_weight or part.attention_weight)
     state = FLOAT32 if part.optimizer == "adamw" else 1
     yield Item("student", counts.student * FLOAT32 // gpus)

@@ -61,7 +61,7 @@ def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, com
             columns.append((name, output / name))
         results = _measure(recipe, columns, output, command, reporter, notes)
         if recipe.uptrain is not None:
-            _uptrain(recipe.uptrain, source, output, stages, reporter)
+            _uptrain(recipe.uptrain, source, output, stages, reporter, command)
             columns.insert(2, (UPTRAINED, output / UPTRAINED))
             results = _measure(recipe, columns, output, command, reporter, notes)
     except (ConvertError, EvalError) as error:
@@ -122,7 +122,9 @@ def _measure(
     return evaluate(columns, recipe.eval, output, command=command, reporter=reporter, notes=notes)
 
 
-def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, reporter: Reporter) -> None:
+def _uptrain(
+    part: UptrainPart, source: Path, output: Path, stages: Stages, reporter: Reporter, command: str
+) -> None:
     """Train and merge, as one stage: adapters alone are of no use to the next."""
     converted, folder = output / CONVERTED, output / UPTRAINED
     training, peers = output / "training", stages.peers
@@ -140,10 +142,12 @@ def _uptrain(part: UptrainPart, source: Path, output: Path, stages: Stages, repo
         from recipes.uptrain.merging import save_merged
         from recipes.uptrain.training import train
 
-        rows = part.batch_size * part.accumulate * peers.size
-        reporter.line(f"uptrain: {part.steps} steps of {rows} x {part.length} tokens")
+        for stage in part.stages:
+            rows = (stage.batch_size or 1) * part.accumulate * peers.size
+            reporter.line(f"uptrain: {stage.steps} steps of {rows} x {stage.length} tokens")
         model, history = train(part, source, converted, training, peers.from_main(begin), reporter, peers)
-        peers.from_main(lambda: save_merged(model, converted, folder, history))
+        told = history | {"command": command}
+        peers.from_main(lambda: save_merged(model, converted, folder, told))
 
     inputs = {
         "teacher": fingerprint(source),

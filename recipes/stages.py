@@ -10,6 +10,7 @@ from convert.errors import ConvertError
 from eval.errors import EvalError
 from eval.parallel import Peers
 from recipes.errors import RecipeError
+from recipes.schema.data import Data, local_files
 
 STAT_ONLY = 64 * 2**20
 """Files above this many bytes count by size and time of change, smaller ones by their content."""
@@ -104,11 +105,16 @@ def fingerprint(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def text_fingerprints(data: object) -> list[str | None]:
+def text_fingerprints(data: Data) -> list[str | None]:
     """Digests of the files that a recipe's data name; what is on the hub goes by its name alone.
 
     Args:
-        data: A data part of a recipe.
+        data: A recipe's data.
+
+    Raises:
+        RecipeError: a file is not there.
     """
-    files = [getattr(data, name, None) for name in ("file", "data_files")]
-    return [fingerprint(Path(file)) for file in files if file]
+    try:
+        return [fingerprint(file) for file in local_files(data)]
+    except ValueError as error:
+        raise RecipeError(str(error)) from None

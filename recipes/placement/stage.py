@@ -37,7 +37,7 @@ def choose_layers(
         RecipeError: the layers cannot be measured.
     """
     keep = part.measured_layers
-    assert keep is not None
+    assert keep is not None and how.data is not None
     record = output / FOLDER / f"{name}.json"
 
     def work() -> None:

@@ -1,13 +1,14 @@
 """How a recipe says a training: what is trained, on which losses, for how long."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from recipes.schema.data import Data
 from recipes.schema.part import Part, Share
 from recipes.schema.teacher import SavedTeacher, SeparateTeacher, Teacher
 
+Length = Annotated[int, Field(ge=16)]
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj"]
 Layers = Literal["all", "converted", "windowed"] | list[Annotated[int, Field(ge=0)]]
 LayerWeights = dict[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0.0)]]
@@ -52,13 +53,50 @@ class LoraPart(Part):
         return self
 
 
+class Stage(Part):
+    """A stretch of a training with rows of one length.
+
+    Attributes:
+        length: Tokens of a row.
+        steps: Optimizer steps.
+        batch_size: Rows per device and pass; absent: the training's own.
+    """
+
+    length: Length
+    steps: PositiveInt
+    batch_size: PositiveInt | None = None
+
+
+class HeldoutPart(Part):
+    """Rows of the first documents that are measured and never trained on, and what follows from them.
+
+    Attributes:
+        rows: How many, of the longest stage's length.
+        every: Steps between measurements.
+        stop_at_kl: Stop when the held-out KL is at most this.
+        patience: Stop after so many measurements without a lower KL (CE where there is no teacher).
+        keep_best: End with the step that measured best instead of the last one.
+    """
+
+    rows: PositiveInt = 8
+    every: PositiveInt = 50
+    stop_at_kl: PositiveFloat | None = None
+    patience: PositiveInt | None = None
+    keep_best: bool = False
+
+
 class UptrainPart(Part):
     """A short training of the converted checkpoint with the source as teacher.
 
     Attributes:
-        data: Where the text comes from.
-        steps: Optimizer steps.
-        length: Tokens of a training row; documents are packed into rows.
+        data: Where the text comes from; a list is a mixture.
+        steps: Optimizer steps; with stages their sum, and best left out.
+        length: Tokens of a training row, or the stages of a curriculum: short rows teach most for their time,
+            long ones teach the global layers to carry what a window forgets. All stages share one optimizer
+            and one schedule of the learning rate.
+        packing: Documents of a row do not see each other (``apart``), as when the model is used: each has
+            its own positions and its own sinks. Or they do (``joined``), which lets a window meet rows longer
+            than itself where the documents are shorter.
         batch_size: Rows per device and pass.
         accumulate: Passes per step.
         learning_rate: Peak; warmed up, then decayed by a cosine to zero.
@@ -80,14 +118,17 @@ class UptrainPart(Part):
         lora: What is trained.
         gradient_checkpointing: Less memory, more time.
         bf16: Mixed precision in bfloat16, in the teacher's passes too.
+        heldout: Rows set aside to measure on; absent: none.
+        tensorboard: Write ``training/tensorboard`` in the folder of the run; needs the extra of that name.
         log_every: Steps between log lines.
         save_every: Steps between checkpoints that ``--resume`` continues from.
-        seed: Of the adapters and of dropout; text is read in its own order.
+        seed: Of the adapters, of dropout and of the draws from a mixture.
     """
 
     data: Data
     steps: PositiveInt
-    length: Annotated[int, Field(ge=16)] = 2048
+    length: Length | Annotated[list[Stage], Field(min_length=1)] = 2048
+    packing: Literal["apart", "joined"] = "apart"
     batch_size: PositiveInt = 1
     accumulate: PositiveInt = 1
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-4
@@ -104,14 +145,54 @@ class UptrainPart(Part):
     lora: LoraPart = LoraPart()
     gradient_checkpointing: bool = False
     bf16: bool = False
+    heldout: HeldoutPart | None = None
+    tensorboard: bool = False
     log_every: PositiveInt = 10
     save_every: PositiveInt = 100
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_of_stages(cls, values: Any) -> Any:
+        """Stages say how many steps there are."""
+        stages = values.get("length") if isinstance(values, dict) else None
+        if not isinstance(stages, list):
+            return values
+        counts = [stage.get("steps") if isinstance(stage, dict) else None for stage in stages]
+        known = [count for count in counts if type(count) is int]
+        if len(known) < len(counts):
+            # A mistake inside a stage is named by its own check.
+            return {"steps": 1} | values
+        total = sum(known)
+        if values.get("steps", total) != total:
+            raise ValueError(f"steps={values['steps']} and stages of {total} steps; leave steps out")
+        return values | {"steps": total}
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages, each with its batch size; a single length is one stage."""
+        if isinstance(self.length, int):
+            return (Stage(length=self.length, steps=self.steps, batch_size=self.batch_size),)
+        sizes = [stage.batch_size or self.batch_size for stage in self.length]
+        return tuple(
+            stage.model_copy(update={"batch_size": size})
+            for stage, size in zip(self.length, sizes, strict=True)
+        )
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens that fit into all rows of all steps, per device."""
+        return (
+            sum(stage.steps * (stage.batch_size or 1) * stage.length for stage in self.stages)
+            * self.accumulate
+        )
 
     @model_validator(mode="after")
     def _some_loss(self) -> "UptrainPart":
         if not (self.kl_weight or self.ce_weight or self.attention_weight):
             raise ValueError("kl_weight, ce_weight and attention_weight are all 0: nothing to learn from")
+        if self.heldout is not None and self.heldout.stop_at_kl is not None and not self.kl_weight:
+            raise ValueError("heldout.stop_at_kl needs a kl_weight above 0: without it no KL is measured")
         return self
 
     @model_validator(mode="after")

@@ -4,34 +4,43 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from eval.parallel import Peers
 from eval.progress import Reporter, Tick
+from recipes.errors import RecipeError
+from recipes.schema import UptrainPart
+from recipes.uptrain.pace import Pace
 
 
 class ShowProgress(TrainerCallback):
-    """A line of losses, speed and time left for every entry of the log."""
+    """A line of losses, speed and time left for every entry of the log.
 
-    def __init__(self, reporter: Reporter, tick: Tick, step_tokens: int):
+    The pace is that of the stage under way, since this run began it; the steps of later stages count by their
+    tokens.
+    """
+
+    def __init__(self, reporter: Reporter, tick: Tick, part: UptrainPart):
         """Show progress.
 
         Args:
             reporter: Where lines go.
             tick: Advances the bar.
-            step_tokens: Tokens of one optimizer step.
+            part: The recipe's training.
         """
-        self.reporter, self.tick, self.step_tokens = reporter, tick, step_tokens
-        self.started, self.first_step = time.monotonic(), 0
+        self.reporter, self.tick = reporter, tick
+        self._pace = Pace(part.stages)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clock, and count what an earlier run has done."""
-        self.started, self.first_step = time.monotonic(), state.global_step
+        self._pace.begin(state.global_step, state.num_input_tokens_seen, time.monotonic())
         self.tick(state.global_step)
         if state.global_step:
             self.reporter.line(f"uptrain: resumed after step {state.global_step}")
@@ -49,13 +58,30 @@ class ShowProgress(TrainerCallback):
         logs = kwargs.get("logs") or {}
         if "kl" not in logs:
             return
-        per_step_s = (time.monotonic() - self.started) / max(state.global_step - self.first_step, 1)
-        left_s = (state.max_steps - state.global_step) * per_step_s
+        step = state.global_step
+        speed, left_s = self._pace.at(step, state.num_input_tokens_seen, time.monotonic())
         self.reporter.line(
-            f"uptrain: step {state.global_step}/{state.max_steps}  KL {logs['kl']:.4f}  CE {logs['ce']:.4f}  "
-            f"attention {logs['attention']:.4f}  {self.step_tokens / per_step_s:,.0f} tokens/s  "
-            f"{left_s:.0f} s left"
+            f"uptrain: step {step}/{state.max_steps}  KL {logs['kl']:.4f}  CE {logs['ce']:.4f}  "
+            f"attention {logs['attention']:.4f}  {speed:,.0f} tokens/s  {left_s:.0f} s left"
         )
+
+
+def log_to_tensorboard(folder: Path) -> TensorBoardCallback:
+    """Write every entry of the log to files of TensorBoard.
+
+    Args:
+        folder: Where they go.
+
+    Raises:
+        RecipeError: the package is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RecipeError(
+            "uptrain.tensorboard=true needs the package tensorboard: pip install headroom[tensorboard]"
+        ) from None
+    return TensorBoardCallback(SummaryWriter(str(folder)))
 
 
 class _Stop(TrainerCallback):

@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import save_torch_state_dict
 from peft import PeftModel
 
+from recipes.uptrain.card import uptraining_section
 from recipes.uptrain.weights import Weights
 
 SINK_LOGITS = ".self_attn.sink_logits.weight"
@@ -25,7 +26,8 @@ def save_merged(model: PeftModel, converted: Path, destination: Path, history: d
         model: The trained model.
         converted: Folder of the checkpoint it was trained from.
         destination: Folder to write; replaced if a stopped run left one.
-        history: What was done, for the ``uptraining`` key of ``config.json``.
+        history: What was done: but for its ``log`` the ``uptraining`` key of ``config.json``; all of it goes
+            into the model card.
     """
     partial = destination.with_name(destination.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -55,11 +57,12 @@ def _say_sink_logits(folder: Path) -> None:
 
 
 def _annotate(folder: Path, history: dict[str, Any]) -> None:
+    """Numbers and settings into the config, and the whole story under the card of the conversion."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["uptraining"] = history
+    log = history["log"]
+    config["uptraining"] = {name: value for name, value in history.items() if name != "log"}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     card = folder / "README.md"
-    lines = [f"| {name} | {json.dumps(value)} |" for name, value in history.items()]
-    table = "\n".join(["| | |", "|---|---|", *lines])
-    card.write_text(card.read_text(encoding="utf-8") + f"\n## Uptraining\n\n{table}\n", encoding="utf-8")
+    before = card.read_text(encoding="utf-8") if card.exists() else ""
+    card.write_text(f"{before}\n{uptraining_section(history, log)}", encoding="utf-8")

@@ -14,8 +14,13 @@ from recipes.uptrain.distillation import Predictions, TopTokens
 
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a model reads of a batch of rows."""
-    return {name: batch[name] for name in ("input_ids", "attention_mask")}
+    """What a model reads of a batch of rows.
+
+    Rows whose documents are apart go without a padding mask: transformers looks for positions that restart
+    only where there is none, and their padding is a document of its own.
+    """
+    names = ("input_ids", "position_ids" if "position_ids" in batch else "attention_mask")
+    return {name: batch[name] for name in names}
 
 
 @dataclass(frozen=True)

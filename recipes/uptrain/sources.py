@@ -1,120 +1,140 @@
 """Where training text comes from: one function per kind of data, registered at the end."""
 
-import json
-import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, cast
 
+import numpy as np
+from torch.utils.data import ConcatDataset
 from transformers import PreTrainedTokenizerBase
 
-from eval.errors import EvalError
 from recipes.errors import RecipeError
-from recipes.schema import DatasetData, FileData, RetrievalData, TinyData
+from recipes.schema import Data, DatasetData, FileData
+from recipes.schema.data import expand, sources_of
+from recipes.uptrain.files import JsonLines, Paragraphs, read_column
+from recipes.uptrain.generated import from_retrieval, from_tiny
+from recipes.uptrain.mixtures import Listed, Source
 
 
-def read_documents(data: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """The documents of a recipe's data, in order.
+def open_sources(data: Data, tokenizer: PreTrainedTokenizerBase) -> list[Source]:
+    """The sources of a recipe's data, in its order.
 
     Args:
-        data: A data part of a recipe.
+        data: A recipe's data.
         tokenizer: The student's, for data that is generated to a length.
 
-    Yields:
-        The text of each document.
+    Raises:
+        RecipeError: a file or data set cannot be read.
+    """
+    return [SOURCES[source.kind](source, tokenizer) for source in sources_of(data)]
+
+
+def read_documents(data: Data, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """The documents of a recipe's data once, source by source.
+
+    Args:
+        data: A recipe's data.
+        tokenizer: The student's, for data that is generated to a length.
 
     Raises:
         RecipeError: a file or data set cannot be read, or lacks the column.
     """
-    yield from SOURCES[data.kind](data, tokenizer)
+    return chain.from_iterable(source.documents(0, 0) for source in open_sources(data, tokenizer))
 
 
-def _from_file(data: FileData, _: PreTrainedTokenizerBase) -> Iterator[str]:
-    path = Path(data.file)
-    try:
-        with path.open(encoding="utf-8") as file:
-            if path.suffix != ".jsonl":
-                yield from _paragraphs(file)
+@dataclass(frozen=True)
+class Streamed:
+    """A data set that is read while training; a start inside it reads what comes before, without tokenizing.
+
+    Attributes:
+        data: The recipe's words.
+        seed: Of another order in each pass; None: its own.
+        reserved: Documents at the beginning that are never read.
+    """
+
+    data: DatasetData
+    seed: int | None = None
+    reserved: int = 0
+
+    def documents(self, epoch: int, skip: int) -> Iterator[str]:
+        """One pass, without the first ``skip`` documents of it."""
+        rows = _load(self.data)
+        if self.reserved:
+            rows = rows.skip(self.reserved)
+        if self.seed is not None:
+            generator = np.random.default_rng([self.seed, epoch])
+            rows = rows.shuffle(generator=generator, buffer_size=self.data.shuffle)
+        numbered = enumerate(rows.skip(skip), skip + 1)
+        while True:
+            with _Reading(self.data):
+                row = next(numbered, None)
+            if row is None:
                 return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _column(json.loads(line), data.column, f"{path} line {number}")
-    except json.JSONDecodeError as error:
-        raise RecipeError(f"training text {path} line {number}: not JSON: {error.msg}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"training text {path} cannot be read: {error}") from None
+            yield read_column(row[1], self.data.column, f"data set {self.data.dataset} row {row[0]}")
 
 
-def _from_dataset(data: DatasetData, _: PreTrainedTokenizerBase) -> Iterator[str]:
+class _Column(Sequence[str]):
+    """The texts of a data set that is here."""
+
+    def __init__(self, rows: Any, column: str, name: str):
+        self.rows, self.column, self.name = rows, column, name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: Any) -> Any:
+        return read_column(self.rows[number], self.column, f"{self.name} row {number + 1}")
+
+
+class _Reading:
+    """One line of what a loader of ``datasets`` raises: all of it means that the data is not to be had."""
+
+    def __init__(self, data: DatasetData):
+        self.name = data.dataset
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, Exception):
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise RecipeError(f"data set {self.name!r} cannot be read: {said[0]}") from None
+
+
+def _load(data: DatasetData) -> Any:
     from datasets import load_dataset
 
-    try:
-        rows = load_dataset(
+    with _Reading(data):
+        return load_dataset(
             data.dataset, data.config, split=data.split, data_files=data.data_files, streaming=data.streaming
         )
-        for number, row in enumerate(rows, 1):
-            yield _column(row, data.column, f"data set {data.dataset} row {number}")
-    except RecipeError:
-        raise
-    # Every loader of datasets raises errors of its own; all of them mean that the data is not to be had.
-    except Exception as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise RecipeError(f"data set {data.dataset!r} cannot be read: {said[0]}") from None
 
 
-def _from_retrieval(data: RetrievalData, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    from eval.retrieval import KINDS
-    from eval.retrieval.documents import DocumentMaker
-    from eval.text import read_text
-
-    rng = random.Random(data.seed)
+def _from_file(data: FileData, _: PreTrainedTokenizerBase) -> Source:
     try:
-        # The maker leaves room for BOS, which packing puts before each row.
-        maker = DocumentMaker(read_text(data.file), tokenizer, [tokenizer.bos_token_id or 0], data.digits)
-        for number in range(data.documents):
-            kind = KINDS[data.kinds[number % len(data.kinds)]]
-            made = maker.make(kind, "depth", rng.choice(data.lengths), rng.random(), rng)
-            yield made.text + made.answer
-    except EvalError as error:
-        raise RecipeError(f"retrieval data: {error}") from None
+        paths = expand(data.file)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    parts: list[Sequence[str]] = []
+    for path in paths:
+        if path.suffix == ".parquet":
+            table = DatasetData(kind="dataset", dataset="parquet", data_files=str(path), column=data.column)
+            parts.append(_Column(_load(table), data.column, str(path)))
+        else:
+            parts.append(JsonLines(path, data.column) if path.suffix == ".jsonl" else Paragraphs(path))
+    return Listed(cast(Sequence[str], ConcatDataset(parts)), data.seed)  # type: ignore[arg-type]
 
 
-def _from_tiny(data: TinyData, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    from recipes.tiny.text import document, join
-
-    rng = random.Random(data.seed)
-    for _ in range(data.documents):
-        needles = data.needles if rng.random() < data.needle_share else 0
-        try:
-            pieces = document(rng, tokenizer, data.tokens, needles, data.needles)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise RecipeError(f"tiny data: {error}") from None
-        yield join(pieces)
+def _from_dataset(data: DatasetData, _: PreTrainedTokenizerBase) -> Source:
+    if data.streaming:
+        return Streamed(data, data.seed)
+    return Listed(_Column(_load(data), data.column, f"data set {data.dataset}"), data.seed)
 
 
-def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
-    """Documents separated by blank lines, read as they are needed."""
-    held: list[str] = []
-    for line in lines:
-        if line.strip():
-            held.append(line.rstrip("\n"))
-        elif held:
-            yield "\n".join(held)
-            held = []
-    if held:
-        yield "\n".join(held)
-
-
-def _column(row: Any, column: str, where: str) -> str:
-    if not isinstance(row, dict) or not isinstance(row.get(column), str):
-        has = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
-        raise RecipeError(f"{where} has no text column {column!r}; it has {has}")
-    return str(row[column])
-
-
-SOURCES: dict[str, Callable[[Any, PreTrainedTokenizerBase], Iterator[str]]] = {
+SOURCES: dict[str, Callable[[Any, PreTrainedTokenizerBase], Source]] = {
     "file": _from_file,
     "dataset": _from_dataset,
-    "retrieval": _from_retrieval,
-    "tiny": _from_tiny,
+    "retrieval": from_retrieval,
+    "tiny": from_tiny,
 }

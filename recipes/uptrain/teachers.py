@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +14,9 @@ from eval.progress import Reporter
 from recipes.errors import RecipeError
 from recipes.launch import is_sharded
 from recipes.schema import UptrainPart
-from recipes.schema.teacher import SavedTeacher
+from recipes.schema.teacher import SavedTeacher, SeparateTeacher
 from recipes.stages import fingerprint
+from recipes.uptrain.packing import check_apart
 from recipes.uptrain.passes import Reading
 from recipes.uptrain.saved_teacher import Lessons, RememberedTeacher, save_lessons
 from recipes.uptrain.separate_teacher import LoadedTeacher, load_source
@@ -65,7 +65,7 @@ def save_teacher(
     Args:
         part: The recipe's training.
         pair: Source and converted checkpoint.
-        batches: Of the training, rows ``[B, T]``, at least as many as it will see.
+        batches: All that this process will train and measure on, rows ``[B, T]``.
         folder: Where to.
         arguments: The training as the ``Trainer`` takes it.
         reporter: Where progress goes.
@@ -85,13 +85,12 @@ def save_teacher(
     state = arguments.distributed_state
     settings = {"source": fingerprint(pair.source), "temperature": part.temperature} | said.model_dump()
     lessons = Lessons(folder, settings)
-    count = part.steps * part.accumulate * arguments.world_size
-    own = islice(batches, arguments.process_index, count, arguments.world_size)
-    with reporter.step("teacher", count // arguments.world_size) as tick:
+    held_out = part.heldout.rows if part.heldout is not None else 0
+    with reporter.step("teacher", part.steps * part.accumulate + held_out) as tick:
         save_lessons(
             lessons,
-            lambda: LoadedTeacher(load_source(said, pair.source, arguments.device)),
-            own,
+            lambda: LoadedTeacher(_load(part, said, pair.source, arguments.device)),
+            batches,
             arguments.device,
             said.top_k,
             part.temperature,
@@ -144,4 +143,11 @@ def make_teacher(
         )
     # One that is sharded goes to the device in parts.
     device = torch.device("cpu") if sharded else arguments.device
-    return LoadedTeacher(load_source(said, pair.source, device), compared)
+    return LoadedTeacher(_load(part, said, pair.source, device), compared)
+
+
+def _load(part: UptrainPart, said: SeparateTeacher | SavedTeacher, source: Path, device: torch.device) -> Any:
+    model = load_source(said, source, device)
+    if part.packing == "apart":
+        check_apart(model, device)
+    return model

@@ -1,15 +1,18 @@
 """The loop of ``transformers.Trainer`` with losses that mix what a teacher says with the usual one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from recipes.schema import UptrainPart
 from recipes.uptrain.distillation import Predictions, attention_distance, distillation_losses
 from recipes.uptrain.eight_bit import require_bitsandbytes
+from recipes.uptrain.packing import Row
 from recipes.uptrain.passes import Reader, model_inputs
 from recipes.uptrain.separate_teacher import LoadedTeacher
 from recipes.uptrain.sharding import enable_sharding, shard_teacher
@@ -91,6 +94,34 @@ class DistillationTrainer(Trainer):
         loss = part.kl_weight * kl + part.ce_weight * ce + part.attention_weight * attention
         return (loss, reading.outputs) if return_outputs else loss
 
+    def measure(self, rows: Sequence[Row]) -> dict[str, float]:
+        """The single losses of rows that are not trained on, as means over rows, without dropout.
+
+        Args:
+            rows: ``[T]`` each; every process measures all of them.
+        """
+        kept, self._sums, self._passes = (self._sums, self._passes), dict.fromkeys(LOSSES, 0.0), 0
+        model = cast(Any, self.model_wrapped)
+        model.eval()
+        with torch.no_grad():
+            for row in rows:
+                batch = {name: value[None].to(self.args.device) for name, value in row.items()}
+                self.compute_loss(model, batch)
+        model.train()
+        means = {name: total / self._passes for name, total in self._sums.items()}
+        self._sums, self._passes = kept
+        return means
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This process's batches, as the data makes them.
+
+        The loader has a generator of its own: what it draws from the usual one when a run begins would give
+        dropout other numbers in a resumed run.
+        """
+        data = cast(Any, self.train_dataset)
+        pin = self.args.dataloader_pin_memory
+        return DataLoader(data, batch_size=None, generator=torch.Generator(), pin_memory=pin)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the single losses, means over passes and processes since the last line, beside the usual."""
         if "loss" in logs and self._passes:
@@ -116,7 +147,8 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(output),
         max_steps=part.steps,
-        per_device_train_batch_size=part.batch_size,
+        # An element of the training's rows is a whole batch.
+        per_device_train_batch_size=1,
         gradient_accumulation_steps=part.accumulate,
         learning_rate=part.learning_rate,
         lr_scheduler_type="cosine",
@@ -127,8 +159,12 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         bf16=part.bf16,
         logging_steps=part.log_every,
         save_steps=part.save_every,
-        save_total_limit=2,
+        # One more where the best one stays, so that there is always a whole one before the newest.
+        save_total_limit=3 if part.heldout is not None and part.heldout.keep_best else 2,
         seed=part.seed,
+        # The text goes on by itself, without reading again what was read.
+        ignore_data_skip=True,
+        include_num_input_tokens_seen="non_padding",
         report_to=[],
         # Said, because several processes and bfloat16 are refused by default where there is no device.
         use_cpu=not torch.accelerator.is_available(),

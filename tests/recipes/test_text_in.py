@@ -1,16 +1,17 @@
-"""Text on its way into training: every kind of source, and documents packed into rows."""
+"""Text on its way into training: every kind of source, in every order."""
 
 import json
 
+import pandas
 import pytest
 from pydantic import TypeAdapter, ValidationError
 from transformers import AutoTokenizer
 
 from recipes.errors import RecipeError
 from recipes.loading import SHIPPED
-from recipes.schema import Data
-from recipes.uptrain.packing import IGNORED, PackedRows
-from recipes.uptrain.sources import read_documents
+from recipes.schema import Data, FileData
+from recipes.schema.data import local_files
+from recipes.uptrain.sources import open_sources, read_documents
 
 TOKENIZER = AutoTokenizer.from_pretrained(SHIPPED / "tiny" / "checkpoint")
 
@@ -23,6 +24,52 @@ def test_a_text_file_is_parted_at_blank_lines(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("\none\nstill one\n\n\ntwo\n")
     assert read(kind="file", file=str(path)) == ["one\nstill one", "two"]
+
+
+def test_several_files_and_patterns_are_read_in_their_order(tmp_path):
+    (tmp_path / "b.txt").write_text("three\n\nfour")
+    (tmp_path / "a1.txt").write_text("one")
+    (tmp_path / "a2.jsonl").write_text('{"text": "two"}\n\n')
+    pandas.DataFrame({"text": ["five", "six"]}).to_parquet(tmp_path / "c.parquet")
+    files = [str(tmp_path / name) for name in ("a*", "b.txt", "c.parquet")]
+    assert read(kind="file", file=files) == ["one", "two", "three", "four", "five", "six"]
+    assert local_files(FileData(kind="file", file=files)) == sorted(tmp_path.iterdir())
+    with pytest.raises(RecipeError, match=r"nothing\* does not exist"):
+        read(kind="file", file=str(tmp_path / "nothing*"))
+
+
+def test_a_seed_orders_documents_and_every_pass_has_its_own_order(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join(str(number) for number in range(30)))
+    data = TypeAdapter(Data).validate_python({"kind": "file", "file": str(tmp_path / "a.txt"), "seed": 1})
+    (source,) = open_sources(data, TOKENIZER)
+    first, second = list(source.documents(0, 0)), list(source.documents(1, 0))
+    assert sorted(first, key=int) == sorted(second, key=int) == [str(number) for number in range(30)]
+    assert first != second and first != sorted(first, key=int)
+    assert list(source.documents(0, 11)) == first[11:]
+
+
+def test_a_shuffled_stream_goes_on_anywhere(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": str(number)}) + "\n" for number in range(40)))
+    options = {"kind": "dataset", "dataset": "json", "data_files": str(path), "streaming": True}
+    data = TypeAdapter(Data).validate_python(options | {"seed": 3, "shuffle": 8})
+    (source,) = open_sources(data, TOKENIZER)
+    first, second = list(source.documents(0, 0)), list(source.documents(1, 0))
+    assert sorted(first, key=int) == sorted(second, key=int) == [str(number) for number in range(40)]
+    assert first != second and list(source.documents(0, 17)) == first[17:]
+
+
+@pytest.mark.parametrize(
+    "extra,said",
+    [
+        ({"shuffle": 8, "seed": 1}, "shuffle is the buffer of a stream"),
+        ({"streaming": True, "seed": 1}, "by seed and shuffle"),
+        ({"streaming": True, "shuffle": 8}, "by seed and shuffle"),
+    ],
+)
+def test_a_shuffle_that_cannot_be_is_refused(extra, said):
+    with pytest.raises(ValidationError, match=said):
+        TypeAdapter(Data).validate_python({"kind": "dataset", "dataset": "json"} | extra)
 
 
 def test_a_jsonl_file_and_a_dataset_of_it_are_the_same(tmp_path):
@@ -75,7 +122,7 @@ def test_tiny_documents_too_short_for_their_needles_are_refused():
     [
         ("a.jsonl", '{"text": "x"}\nnot json\n', "line 2: not JSON"),
         ("a.jsonl", '{"story": "x"}\n', "no text column 'text'; it has story"),
-        ("missing.txt", None, "cannot be read"),
+        ("missing.txt", None, "does not exist"),
     ],
 )
 def test_text_that_cannot_be_read_is_one_clear_line(tmp_path, name, content, said):
@@ -90,35 +137,3 @@ def test_text_that_cannot_be_read_is_one_clear_line(tmp_path, name, content, sai
 def test_a_dataset_that_is_not_there_is_one_clear_line(tmp_path):
     with pytest.raises(RecipeError, match="data set 'json' cannot be read"):
         read(kind="dataset", dataset="json", data_files=str(tmp_path / "none.jsonl"))
-
-
-def rows_of(texts, length):
-    return list(PackedRows(lambda: texts, TOKENIZER, length).epoch())
-
-
-def test_rows_begin_with_bos_keep_documents_whole_and_lose_no_token():
-    texts = ["one day tom went to the park."] * 7
-    size = len(TOKENIZER(texts[0], add_special_tokens=False)["input_ids"]) + 1
-    rows = rows_of(texts, 1 + 2 * size + 3)
-    assert len(rows) == 4
-    counted = [row["labels"][row["labels"] != IGNORED].tolist() for row in rows]
-    assert all(tokens[0] == TOKENIZER.bos_token_id for tokens in counted)
-    assert [len(tokens) for tokens in counted] == [1 + 2 * size] * 3 + [1 + size]
-    for row in rows:
-        assert row["attention_mask"].sum() == (row["labels"] != IGNORED).sum()
-        assert set(row["attention_mask"].diff().tolist()) <= {0, -1}
-
-
-def test_rows_never_end_unless_there_are_none():
-    rows = iter(PackedRows(lambda: ["tom saw a bird."], TOKENIZER, 20))
-    first, second = next(rows), next(rows)
-    assert first["input_ids"].tolist() == second["input_ids"].tolist()
-    assert list(PackedRows(list, TOKENIZER, 20)) == []
-
-
-def test_a_document_longer_than_a_row_goes_on_in_the_next():
-    text = " ".join(["tom saw a red bird."] * 40)
-    tokens = TOKENIZER(text, add_special_tokens=False)["input_ids"] + [TOKENIZER.eos_token_id]
-    rows = rows_of([text], 50)
-    joined = [token for row in rows for token in row["labels"][row["labels"] != IGNORED].tolist()[1:]]
-    assert joined == tokens
