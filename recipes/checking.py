@@ -13,7 +13,7 @@ from recipes.errors import RecipeError
 from recipes.idle import check_idle
 from recipes.loading import is_local
 from recipes.pipeline import conversion_request
-from recipes.schema import ConvertPart, FileData, Recipe, RetrievalData
+from recipes.schema import ConvertPart, Data, FileData, Recipe, RetrievalData
 
 
 def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
@@ -29,7 +29,6 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
     Raises:
         RecipeError: a conversion that is not possible, a key that nothing reads, or a text that is not there.
     """
-    check_idle(recipe)
     lines = []
     if is_local(recipe.source):
         lines += [
@@ -40,22 +39,31 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
         lines.append(f"source {recipe.source}: on the hub, its heads and layers are checked when it is here")
         for name, conversion in recipe.conversions().items():
             _check_options(name, conversion, recipe.source)
+    check_idle(recipe)
     try:
         text = read_text(recipe.eval.text, recipe.eval.text_start)
     except EvalError as error:
         raise RecipeError(f"eval: {error}") from None
     lines.append(f"eval: {', '.join(recipe.eval.sections())} on {text.origin}")
+    if recipe.placement.data is not None:
+        _check_text("placement: text", recipe.placement.data)
     if recipe.uptrain is not None:
-        part = recipe.uptrain
-        if isinstance(part.data, FileData | RetrievalData) and not Path(part.data.file).is_file():
-            raise RecipeError(f"uptrain: training text {part.data.file} does not exist")
-        tokens = part.steps * part.batch_size * part.accumulate * part.length
-        lines.append(f"uptrain: {part.steps} steps, {tokens:,} tokens per device from {part.data.kind} data")
+        training = recipe.uptrain
+        _check_text("uptrain: training text", training.data)
+        tokens = training.steps * training.batch_size * training.accumulate * training.length
+        lines.append(
+            f"uptrain: {training.steps} steps, {tokens:,} tokens per device from {training.data.kind} data"
+        )
         # transformers and peft take seconds to import, and are needed for nothing else here.
         from recipes.memory import describe_memory
 
-        lines.append(describe_memory(recipe, part, gpus))
+        lines.append(describe_memory(recipe, training, gpus))
     return lines
+
+
+def _check_text(what: str, data: Data) -> None:
+    if isinstance(data, FileData | RetrievalData) and not Path(data.file).is_file():
+        raise RecipeError(f"{what} {data.file} does not exist")
 
 
 def _check_options(name: str, part: ConvertPart, source: str) -> None:

@@ -59,7 +59,8 @@ def place(part: ConvertPart, keep: int, how: PlacementPart, source: Path, report
         source_loss=own,
         counted={name: sum(len(row.queries) for row in rows) for name, rows in probes.items()},
         settings={"window": switch.window, "sinks": switch.sinks, "positions": part.positions}
-        | {"length": length, "rows": how.rows, "seed": how.seed, "text": text.origin},
+        | {"length": length, "rows": how.rows, "seed": how.seed}
+        | how.model_dump(mode="json", include={"data"}),
         wall_s=round(time.perf_counter() - started, 1),
     )
 
@@ -86,8 +87,7 @@ def _gather(how: PlacementPart, switch: WindowSwitch, tokens: int) -> TextSource
         tokens -= len(tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"])
         if tokens <= 0:
             break
-    name = getattr(how.data, "file", None) or getattr(how.data, "dataset", how.data.kind)
-    return TextSource(tuple(documents), str(name))
+    return TextSource(tuple(documents), "placement.data")
 
 
 def _own_loss(switch: WindowSwitch, rows: Iterable[Row]) -> float:

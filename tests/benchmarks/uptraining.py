@@ -1,11 +1,11 @@
 """What wins the quality of a converted checkpoint back: the GQA paper's training and ours, in equal steps.
 
-    python tests/benchmarks/uptraining.py CHECKPOINT --train train.txt --held-out test.txt --output runs/uptraining
+    python tests/benchmarks/uptraining.py CHECKPOINT --train train.txt --held-out test.txt --output runs/up
 
 Converts a checkpoint to fewer KV heads, a window, sinks and some global layers, in each way of ``VARIANTS``,
-and trains each with the same text, parameters, steps and schedule. Every variant is a recipe, which is left in
-the output folder as ``NAME.yaml`` beside its run. Prints and leaves ``uptraining.md`` and ``curves.png``: the
-KL to the source on rows that were set aside, against the tokens that were trained on.
+and trains each with the same text, parameters, steps and schedule. Every variant is a recipe, left in the
+output folder as ``NAME.yaml`` beside its run. Prints and leaves ``uptraining.md`` and ``curves.png``: the KL
+to the source on rows that were set aside, against the tokens that were trained on.
 """
 
 import argparse
