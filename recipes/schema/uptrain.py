@@ -25,6 +25,8 @@ class LoraPart(Part):
         rslora: Scale by ``alpha / sqrt(rank)`` (arXiv 2312.03732), for high ranks.
         dora: Train the length of each row of a weight apart from its direction (arXiv 2402.09353).
         norms: Train the weights of all norms whole.
+        sink_logits: Give every query head of every windowed layer a learned logit in its softmax, with no
+            value, as gpt-oss has; for results of the windowed tier, and in no other engine.
         layers: Where: ``all``, ``converted`` (other KV heads or another window than in the source),
             ``windowed`` or a list; other than ``all``, norms outside of layers stay.
     """
@@ -39,6 +41,7 @@ class LoraPart(Part):
     rslora: bool = False
     dora: bool = False
     norms: bool = False
+    sink_logits: bool = False
     layers: Layers = "all"
 
     @model_validator(mode="after")

@@ -6,6 +6,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from patches.policy import PolicyError
+from patches.sink_logits import SinkLogits, add_sink_logits
 from recipes.errors import RecipeError
 from recipes.schema import LoraPart
 from recipes.uptrain.passes import attention_modules
@@ -22,7 +24,7 @@ def add_adapters(model: PreTrainedModel, lora: LoraPart, layers: list[int]) -> P
 
     Raises:
         RecipeError: the model's family keeps a target and a full projection in one module, or has no norms
-            with weights.
+            with weights, or no place for sink logits.
     """
     targets, full = split_names(model.config.model_type, lora.targets, lora.full)
     inside = _decoder_layers(model, layers)
@@ -32,6 +34,8 @@ def add_adapters(model: PreTrainedModel, lora: LoraPart, layers: list[int]) -> P
         if not norms:
             raise RecipeError(f"lora.norms: {type(model).__name__} has no norms with weights")
         whole |= norms
+    if lora.sink_logits:
+        whole |= _with_sink_logits(model)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -53,6 +57,15 @@ def _decoder_layers(model: nn.Module, layers: list[int]) -> list[nn.Module]:
     attention = attention_modules(model)
     wanted = {id(attention[layer]) for layer in layers}
     return [module for module in model.modules() if wanted & {id(child) for child in module.children()}]
+
+
+def _with_sink_logits(model: PreTrainedModel) -> set[int]:
+    """Add sink logits where there are none; the identities of their modules."""
+    try:
+        add_sink_logits(model)
+    except PolicyError as error:
+        raise RecipeError(f"lora.sink_logits: {error}") from None
+    return {id(module) for module in model.modules() if isinstance(module, SinkLogits)}
 
 
 def _norms(module: nn.Module) -> Iterator[nn.Module]:

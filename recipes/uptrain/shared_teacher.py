@@ -51,7 +51,8 @@ class StudentAsTeacher:
         self.reader = Reader(model, layers)
         self.config: Any = self.model.get_base_model().config
         self.shape = cache_shape(origin)
-        self.positions = (getattr(origin, "attention_window", None) or {}).get("positions", "absolute")
+        said = getattr(origin, "attention_window", None) or {}
+        self.positions, self.logits = said.get("positions", "absolute"), said.get("sink_logits", False)
         self.settings = self._settings(origin)
         self.beside = self._weights_beside(Weights(source), Weights(converted))
 
@@ -102,7 +103,8 @@ class StudentAsTeacher:
                 )
             found.append((module, "num_key_value_groups", origin.num_attention_heads // before))
         windows = [layer.place.window for layer in shape.layers]
-        if windows != [layer.place.window for layer in ours.layers]:
+        logits = (getattr(self.config, "attention_window", None) or {}).get("sink_logits", False)
+        if windows != [layer.place.window for layer in ours.layers] or logits != self.logits:
             found += self._windows(windows, ours, modules)
         return found
 
@@ -116,6 +118,7 @@ class StudentAsTeacher:
                 "sinks": max(layer.place.sinks for layer in self.shape.layers or ()),
                 "positions": self.positions,
                 "global_layers": [layer for layer, size in enumerate(wanted) if size is None],
+                "sink_logits": self.logits,
             }
             return [(self.config, "attention_window", entry)]
         # The family's own windows: one size for all layers that slide, and these cannot be others.

@@ -1,6 +1,10 @@
 """What a recipe trains, and that merging gives back what was trained, by name and dtype."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from convert import Request, convert
 from eval.progress import Reporter
+from patches.sink_logits import START
 from recipes.errors import RecipeError
 from recipes.loading import SHIPPED
 from recipes.schema import LoraPart
@@ -79,6 +84,41 @@ def test_merging_gives_what_was_trained_and_changes_nothing_else(student, tmp_pa
         key: value.dtype for key, value in after.items()
     }
     assert {key for key in before if not torch.equal(before[key], after[key])} == trained_names(chosen)
+
+
+def test_sink_logits_are_added_trained_and_merged(student, tmp_path):
+    part = training_part(lora={"rank": 4, "sink_logits": True}, steps=3, learning_rate=2e-2, save_every=3)
+    model, history = train(part, CHECKPOINT, student, tmp_path / "log", False, Reporter(None))
+    with torch.no_grad():
+        wanted = model.eval()(TOKENS).logits
+    save_merged(model, student, tmp_path / "merged", history)
+    before, after = (
+        json.loads((folder / "config.json").read_text()) for folder in (student, tmp_path / "merged")
+    )
+    assert after["attention_window"] == before["attention_window"] | {"sink_logits": True}
+    tensors = load_file(tmp_path / "merged" / "model.safetensors")
+    added = tensors.keys() - load_file(student / "model.safetensors").keys()
+    assert added == {f"model.layers.{layer}.self_attn.sink_logits.weight" for layer in (0, 1, 3)}
+    assert all(tensors[name].shape == (8,) and (tensors[name] != START).any() for name in added)
+    with torch.no_grad():
+        got = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(TOKENS).logits
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    code = (
+        "import sys, torch\nfrom transformers import AutoModelForCausalLM\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "assert 'patches' not in sys.modules\n"
+        "print(model(torch.arange(3, 73)[None]).logits.double().sum().item())"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": ""}
+    command = [sys.executable, "-P", "-c", code, str(tmp_path / "merged")]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) == pytest.approx(wanted.double().sum().item(), rel=1e-4)
+
+
+def test_sink_logits_need_the_windowed_tier():
+    with pytest.raises(RecipeError, match=r"lora.sink_logits: sink logits need layers with a window"):
+        add_adapters(stock("llama"), LoraPart(sink_logits=True), [0, 1])
 
 
 def test_rslora_and_dora_are_what_their_papers_say():

@@ -74,6 +74,16 @@ def test_a_window_alone_shares_every_weight(tmp_path, options):
     check_against(CHECKPOINT, teacher)
 
 
+def test_sink_logits_that_are_trained_are_not_the_source_s(tmp_path):
+    convert(Request(str(CHECKPOINT), tmp_path / "windowed", **WINDOW))
+    teacher = shared(CHECKPOINT, tmp_path / "windowed", sink_logits=True)
+    assert teacher.nbytes == 0
+    check_against(CHECKPOINT, teacher)
+    # The source may have the same windows, and no such logits.
+    again = shared(tmp_path / "windowed", tmp_path / "windowed", sink_logits=True)
+    check_against(tmp_path / "windowed", again)
+
+
 @pytest.mark.parametrize(
     "options,changed",
     [
