@@ -132,7 +132,7 @@ def _items(part: UptrainPart, counts: Counts, gpus: int) -> Iterator[Item]:
 
 
 def _teacher(part: UptrainPart, counts: Counts) -> int:
-    """Bytes of the weights that are there for the teacher alone; ``auto`` is taken to be a dtype of 16 bits."""
+    """Bytes of weights that are the teacher's alone; ``auto`` is taken to be a dtype of 16 bits."""
     said = part.teacher
     if said.kind == "shared":
         return counts.beside * FLOAT32
