@@ -72,8 +72,10 @@ def count(part: UptrainPart, source: Any, kv_heads: int) -> Counts:
     config = type(source).from_dict(source.to_dict() | {"num_key_value_heads": kv_heads})
     with torch.device("meta"):
         teacher = AutoModelForCausalLM.from_config(source)
-        layers = part.lora.layers if isinstance(part.lora.layers, list) else range(config.num_hidden_layers)
-        student = add_adapters(AutoModelForCausalLM.from_config(config), part.lora, list(layers))
+        # Which layers are windowed, the source does not say: at most all of them are trained.
+        chosen = part.lora.layers
+        layers = chosen if isinstance(chosen, list) else list(range(config.num_hidden_layers))
+        student = add_adapters(AutoModelForCausalLM.from_config(config), part.lora, layers)
     base: Any = student.get_base_model()
     trained = [value for value in student.parameters() if value.requires_grad]
     embedding, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
@@ -133,7 +135,7 @@ def _items(part: UptrainPart, counts: Counts, gpus: int) -> Iterator[Item]:
 
 
 def _teacher(part: UptrainPart, counts: Counts) -> int:
-    """Bytes of the weights that are there for the teacher alone; ``auto`` counts as a dtype of 16 bits."""
+    """Bytes of the weights that are the teacher's alone; ``auto`` is taken to be a dtype of 16 bits."""
     said = part.teacher
     if said.kind == "shared":
         return counts.beside * FLOAT32

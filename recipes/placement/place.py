@@ -13,7 +13,6 @@ from recipes.placement.ranking import Losses, passes, rank
 from recipes.placement.record import Placement
 from recipes.placement.switch import WindowSwitch
 from recipes.schema import ConvertPart, PlacementPart
-from recipes.schema.data import describe
 from recipes.uptrain.sources import read_documents
 
 WINDOWS = 4
@@ -88,7 +87,7 @@ def _gather(how: PlacementPart, switch: WindowSwitch, tokens: int) -> TextSource
         tokens -= len(tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"])
         if tokens <= 0:
             break
-    return TextSource(tuple(documents), describe(how.data))
+    return TextSource(tuple(documents), "placement.data")
 
 
 def _own_loss(switch: WindowSwitch, rows: Iterable[Row]) -> float:

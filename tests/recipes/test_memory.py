@@ -35,8 +35,9 @@ def part(**changes: Any) -> UptrainPart:
 
 
 def student(counts: Counts, how: UptrainPart) -> Any:
-    built = AutoModelForCausalLM.from_config(counts.config, dtype=torch.float32)
-    model = add_adapters(built, how.lora, list(range(counts.config.num_hidden_layers)))
+    layers = list(range(counts.config.num_hidden_layers))
+    whole = AutoModelForCausalLM.from_config(counts.config, dtype=torch.float32)
+    model = add_adapters(whole, how.lora, layers)
     if how.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
