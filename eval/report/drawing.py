@@ -38,9 +38,24 @@ def draw_picture(
     return Picture(title, alt, light, dark, caption)
 
 
+FEW = 6
+"""Lines whose legend fits inside a picture."""
+
+
 def legend(axes: Axes, ink: str) -> None:
-    """A legend without a frame."""
-    axes.legend(frameon=False, labelcolor=ink, fontsize=9)
+    """A legend without a frame; one of many lines stands below, where it hides none of them."""
+    count = len(axes.get_legend_handles_labels()[1])
+    if count <= FEW:
+        axes.legend(frameon=False, labelcolor=ink, fontsize=9)
+    else:
+        axes.legend(
+            frameon=False,
+            labelcolor=ink,
+            fontsize=7,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.16),
+            ncols=3,
+        )
 
 
 def tokens_text(value: float) -> str:
