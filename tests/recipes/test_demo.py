@@ -78,7 +78,8 @@ def test_the_uptrained_checkpoint_is_of_the_converted_tier_and_learned(finished)
     )
     history = uptrained.pop("uptraining")
     assert uptrained == converted
-    assert history["steps"] == 6 and history["tokens"] == 6 * 4 * 128
+    # Rows have some padding, which is not counted.
+    assert history["steps"] == 6 and 0.5 < history["tokens"] / (6 * 4 * 128) <= 1
     assert history["attention_last"] < history["attention_first"]
     before, after = (load_file(finished / name / "model.safetensors") for name in ("converted", "uptrained"))
     assert before.keys() == after.keys()

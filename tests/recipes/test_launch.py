@@ -47,7 +47,8 @@ def assert_same_run(run: Path, alone: Path, done: subprocess.CompletedProcess[st
     assert len(losses_of(alone)) == 2
     for ours, theirs in zip(losses_of(run), losses_of(alone), strict=True):
         assert ours == pytest.approx(theirs, abs=2e-4)
-    assert history_of(run)["tokens"] == history_of(alone)["tokens"] == 4 * 4 * 48
+    # Rows have some padding, which is not counted.
+    assert 0.9 * 4 * 4 * 48 < history_of(run)["tokens"] == history_of(alone)["tokens"] <= 4 * 4 * 48
     wanted_scores = scores_of(alone)
     for key, cells in scores_of(run).items():
         assert cells == pytest.approx(wanted_scores[key], rel=1e-4), key
