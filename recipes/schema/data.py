@@ -170,6 +170,6 @@ def expand(patterns: str | list[str]) -> list[Path]:
         names = [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))  # noqa: PTH207
         matching = [Path(name) for name in names if Path(name).is_file()]
         if not matching:
-            raise ValueError(f"training text {pattern} does not exist")
+            raise ValueError(f"text {pattern} does not exist")
         files += matching
     return files
