@@ -110,13 +110,13 @@ def recipe(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             "name": "uptraining",
             "text": str(arguments.held_out.resolve()),
             "seed": 7,
-            "perplexity": {"length": arguments.length, "contexts": 64},
-            "agreement": {"length": arguments.length, "contexts": 32},
+            "perplexity": {"length": arguments.length, "contexts": 32},
+            "agreement": {"length": arguments.length, "contexts": 16},
             "needle": {
-                "lengths": [arguments.length // 2, arguments.length * 3 // 4, arguments.length - 22],
-                "depths": [0.0, 0.25, 0.5, 0.75, 1.0],
-                "samples": 12,
-                "controls": 20,
+                "lengths": [arguments.length // 2, arguments.length - 22],
+                "depths": [0.0, 0.25, 0.5, 0.75],
+                "samples": arguments.samples,
+                "controls": 5,
                 "digits": 4,
             },
             "footprint": {"lengths": [arguments.length]},
@@ -199,6 +199,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--samples", type=int, default=10, help="needles per length and depth")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     return parser.parse_args()
 
