@@ -183,7 +183,7 @@ def test_signals(number: int, code: int, make_checkpoint, tmp_path: Path) -> Non
     assert child.stdout.readline() == "writing\n"
     time.sleep(0.05)
     child.send_signal(number)
-    _, errors = child.communicate(timeout=20)
+    _, errors = child.communicate(timeout=90)
     left = [path.name for path in tmp_path.iterdir()]
     assert child.returncode == code
     if number == signal.SIGINT:

@@ -103,6 +103,7 @@ def test_a_launched_conversion_writes_what_one_process_does(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_launched_conversion_that_is_refused_ends(
     make_checkpoint: MakeCheckpoint, text: Path, tmp_path: Path
 ) -> None:

@@ -100,7 +100,7 @@ def launch(file: Path, output: Path, *options: str) -> subprocess.CompletedProce
         cwd=SHIPPED.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
 

@@ -99,7 +99,7 @@ def whole(part, models, tmp_path_factory) -> tuple[bytes, dict]:
     return merged(part, models, tmp_path_factory.mktemp("whole"), False)
 
 
-@pytest.mark.parametrize("step", [3, 7])
+@pytest.mark.parametrize("step", [3, pytest.param(7, marks=pytest.mark.thorough)])
 def test_a_killed_training_goes_on_to_the_same_bytes(part, models, whole, tmp_path, step):
     command = [sys.executable, "-c", TRAIN, part.model_dump_json(), *map(str, models), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:

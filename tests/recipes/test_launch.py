@@ -62,6 +62,7 @@ def test_two_processes_with_whole_models_train_as_one(source: Path, alone: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_whose_students_teach_themselves_train_as_one(
     source: Path, alone: Path, tmp_path: Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_two_processes_whose_students_teach_themselves_train_as_one(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_ask_a_saved_teacher_once(source: Path, tmp_path: Path) -> None:
     changes = {"attention_weight": 0.0, "teacher": {"kind": "saved", "top_k": 8}}
     alone = run_alone(write_recipe(tmp_path / "alone", source, **changes), tmp_path / "alone" / "run")

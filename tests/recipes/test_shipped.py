@@ -136,7 +136,7 @@ def test_a_mistral_keeps_its_own_window_and_trains_without_sinks(tmp_path):
         ),
         ("documents_gqa8_window4k", "convert.cache=int9", "int9"),
         ("documents_gqa8_window4k", "convert.global_layers=every:4", "placement: nothing is measured"),
-        ("streaming_chat", "convert.refit=true", "kv_heads is not given"),
+        ("streaming_chat", "convert.refit=true", "refit needs a calibration text"),
         ("streaming_chat", "convert.dtype=float12", "float12"),
     ],
 )
