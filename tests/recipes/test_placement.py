@@ -149,7 +149,7 @@ def test_a_wrong_number_of_layers_is_said(tmp_path, spec, said):
 
 def test_auto_needs_a_window_and_a_text(tmp_path):
     nowhere = {"data": {"kind": "file", "file": "nowhere.txt"}}
-    with pytest.raises(RecipeError, match=r"placement: training text .*nowhere.txt does not exist"):
+    with pytest.raises(RecipeError, match=r"placement: text .*nowhere.txt does not exist"):
         check_recipe(load_recipe(recipe_file(tmp_path, placement=nowhere)))
     with pytest.raises(RecipeError, match="auto:1 needs a window"):
         load_recipe(recipe_file(tmp_path, convert={"kv_heads": 2, "global_layers": "auto:1"}))
