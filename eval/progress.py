@@ -25,11 +25,17 @@ class Reporter:
             self.console.print(text, highlight=False, markup=False)
 
     @contextmanager
-    def step(self, label: str, total: int) -> Iterator[Tick]:
-        """A bar that fills by the returned function's calls, and a line with the wall time at the end."""
+    def step(self, label: str, total: int, lines: bool = True) -> Iterator[Tick]:
+        """A bar that fills by the returned function's calls, and a line with the wall time at the end.
+
+        Args:
+            label: What is done.
+            total: Of what the function is called with.
+            lines: Where there is no bar, print a line now and then; not where the caller prints its own.
+        """
         start = time.perf_counter()
         if self.console is None or not self.console.is_terminal:
-            yield self._lines(label, total, start)
+            yield self._lines(label, total, start) if lines else lambda _amount: None
         else:
             columns = (
                 TextColumn("{task.description}"),

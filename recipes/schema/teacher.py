@@ -11,7 +11,7 @@ class _LoadedTeacher(Part):
     """A teacher that is loaded as a model of its own.
 
     Attributes:
-        dtype: Of its weights; ``auto``: that of the checkpoint.
+        dtype: Of its weights; ``auto``: that of the checkpoint, float32 where there is only a CPU.
         quantization: ``8bit``: linear layers in int8, by bitsandbytes.
         offload: ``cpu``: weights wait in CPU memory and visit the device one module at a time.
     """

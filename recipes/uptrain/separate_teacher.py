@@ -44,7 +44,11 @@ def load_source(said: SeparateTeacher | SavedTeacher, source: Path, device: torc
     Raises:
         RecipeError: bitsandbytes is asked for and not there.
     """
-    options: dict[str, Any] = {"dtype": said.dtype}
+    dtype: Any = said.dtype
+    if dtype == "auto" and not torch.accelerator.is_available():
+        # Most CPUs compute in 16 bits several times more slowly.
+        dtype = torch.float32
+    options: dict[str, Any] = {"dtype": dtype}
     if said.quantization == "8bit":
         require_bitsandbytes("teacher.quantization 8bit", "quantization: none")
         options |= {

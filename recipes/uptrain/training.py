@@ -108,7 +108,10 @@ def train(
         _load_done(trainer, model, last)
         reporter.line(f"uptrain: ended after step {trainer.state.global_step}, in an earlier run")
     else:
-        with reporter.step("uptrain", part.steps) as tick, stop_on_sigint(trainer, peers) as stop:
+        with (
+            reporter.step("uptrain", part.steps, lines=False) as tick,
+            stop_on_sigint(trainer, peers) as stop,
+        ):
             trainer.add_callback(ShowProgress(reporter, tick, part))
             trainer.train(resume_from_checkpoint=found)
         if peers.main:
