@@ -1,5 +1,5 @@
 # make demo    the whole road on the embedded checkpoint, under 5 minutes on 2 cores once installed
-# make test    every kind of test, under 10 minutes on 2 cores
+# make test    every kind of test, under 15 minutes on 2 cores
 # make test-all    with 10,000 fuzzed headers, 50 kills and kernels compiled for GPUs: some minutes more
 # make check   formatting, lint, types, import arrows
 

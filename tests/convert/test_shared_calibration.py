@@ -75,6 +75,7 @@ def test_two_processes_find_the_covariances_of_one(make_checkpoint: MakeCheckpoi
             torch.testing.assert_close(mine, alone, atol=1e-7, rtol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_launched_conversion_writes_what_one_process_does(
     make_checkpoint: MakeCheckpoint, text: Path, tmp_path: Path

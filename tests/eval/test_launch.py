@@ -116,6 +116,7 @@ def assert_same(stock: dict[str, Any], mine: Results, names: dict[str, str]) -> 
     assert compared >= len(names)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_stock_command_gives_the_same(tmp_path: Path) -> None:
     for name, rows in ROWS.items():

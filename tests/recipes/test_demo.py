@@ -126,6 +126,7 @@ def test_resume_does_nothing_twice(finished):
     assert (finished / "uptrained" / "model.safetensors").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.thorough
 def test_resume_with_another_learning_rate_trains_anew(finished, tmp_path):
     folder = tmp_path / "demo"
     shutil.copytree(finished, folder)

@@ -51,6 +51,7 @@ def test_a_window_without_sinks_stays_native_through_the_training(tmp_path):
     assert bytes_of["uptrained"] < bytes_of["source"] / 4
 
 
+@pytest.mark.thorough
 def test_one_kv_head_is_an_eighth_of_the_cache_and_learns(tmp_path):
     changes = [
         "convert.calibrate_tokens=1024",
@@ -67,6 +68,7 @@ def test_one_kv_head_is_an_eighth_of_the_cache_and_learns(tmp_path):
     assert value(results, "kl", "converted") < value(results, "kl", "mean") / 2
 
 
+@pytest.mark.thorough
 def test_a_stream_reads_on_where_its_source_cannot(tmp_path):
     changes = ["eval.perplexity.contexts=2", "eval.perplexity.length=128", "eval.perplexity.past=64"]
     changes += ["eval.consistency.length=128", "eval.consistency.decode_tokens=8"]
