@@ -161,7 +161,9 @@ def test_destination_that_appears_meanwhile_is_left_alone(
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+# A shell that starts a job in the background has it ignore interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import convert.pipeline as pipeline
 from convert.__main__ import main
 write = pipeline.write_files
