@@ -168,8 +168,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
-    """``auto`` is the checkpoint's own dtype, on a CPU float32 (faster there, and holds every 16-bit "
-    "value)."""
+    """``auto`` is the checkpoint's own dtype; on a CPU float32, which is faster there and as exact."""
     if name != "auto":
         if name not in DTYPES:
             raise EvalError(f"dtype {name!r} is not known: auto, {', '.join(DTYPES)}")

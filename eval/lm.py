@@ -43,12 +43,18 @@ class Strict:
     _tasks: Sequence[str] = ()
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> Any:
+        """As lm-eval's, of prompts that begin with BOS."""
         self._tasks = [str(request.task_name) for request in requests]
         scored = super().loglikelihood(self._with_bos(requests), disable_tqdm=True)  # type: ignore[misc]
         self._tasks = ()
         return scored
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, **kwargs: Any) -> Any:
+        """As lm-eval's.
+
+        Raises:
+            EvalError: a request is longer than the checkpoint's positions, in any process.
+        """
         # Rolling requests come without names: lm-eval has cut them into windows that fit.
         if self._tasks:
             lengths = [(len(context), len(continuation)) for _, context, continuation in requests]
@@ -61,6 +67,11 @@ class Strict:
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, **kwargs)  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> Any:
+        """As lm-eval's, of prompts that begin with BOS.
+
+        Raises:
+            EvalError: a prompt and the answer that it allows are longer than the checkpoint's positions.
+        """
         requests = self._with_bos(requests)
         lengths = [self._generated_length(request) for request in requests]
         self._refuse_together(
@@ -72,6 +83,7 @@ class Strict:
         return super().generate_until(requests, disable_tqdm=True)  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> Any:
+        """As lm-eval's, whose windows follow each other through texts of any length."""
         longest = max(len(self.tok_encode(request.args[0])) for request in requests) + 1
         self._prepare("loglikelihood_rolling", min(longest, self.max_length))
         return super().loglikelihood_rolling(requests, disable_tqdm=True)  # type: ignore[misc]

@@ -12,9 +12,9 @@ from eval.contexts import Contexts, pack
 from eval.errors import EvalError
 from eval.logits import divergence, next_token_logits, rows_at_a_time
 from eval.measures.base import Ask, Measure
+from eval.measures.metrics import mean_kl, mean_metric
 from eval.positions import position_buckets
 from eval.results import Metric, Outcome
-from eval.stats import mean, standard_error
 
 
 def run(ask: Ask) -> Outcome:
@@ -80,37 +80,16 @@ def _compare_batch(subject: Loaded, baseline: Loaded, batch: Tensor, top_k: int)
 
 
 def _kl(key: str, label: str, values: Tensor, contexts: Contexts, headline: bool = True) -> Metric:
-    """Mean of a divergence, which rounding alone makes negative."""
+    """Mean of a divergence."""
     samples = contexts.samples(values.double().mean(1).tolist())
-    return Metric(
-        key=key,
-        label=label,
-        unit="nats/token",
-        value=max(0.0, mean(samples)),
-        stderr=standard_error(samples),
-        n=len(samples),
-        n_of=contexts.counted(values.shape[1]),
-        better="lower",
-        headline=headline,
-        per_sample=samples,
-    )
+    return mean_kl(key, label, samples, contexts.counted(values.shape[1]), headline)
 
 
 def _share(key: str, label: str, values: Tensor, contexts: Contexts, headline: bool = True) -> Metric:
     """Mean of a share, in percent."""
     samples = contexts.samples((100 * values.double().mean(1)).tolist())
-    return Metric(
-        key=key,
-        label=label,
-        unit="%",
-        value=mean(samples),
-        stderr=standard_error(samples),
-        n=len(samples),
-        n_of=contexts.counted(values.shape[1]),
-        better="higher",
-        headline=headline,
-        per_sample=samples,
-    )
+    counted = contexts.counted(values.shape[1])
+    return mean_metric(key, label, samples, counted, better="higher", unit="%", headline=headline)
 
 
 def _curve(kl: Tensor, contexts: Contexts) -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ from eval.errors import EvalError
 from eval.generation import continue_greedily
 from eval.logits import divergence
 from eval.measures.base import Ask, Measure
+from eval.measures.metrics import mean_kl, mean_metric
 from eval.results import Metric, Outcome
-from eval.stats import mean, rate_error, standard_error, wilson
+from eval.stats import mean, rate_error, wilson
 
 NOTICEABLE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 2e-2}
 """KL in nats per token from which a cache is said to differ: what rounding makes stays below it."""
@@ -78,29 +79,15 @@ def _metrics(
     apart, agreeing = contexts.samples(kl), contexts.samples([100 * value for value in top1])
     low, high = wilson(sum(same), len(same))
     return [
-        Metric(
-            key="cache_kl",
-            label="KL of cached generation from the own pass",
-            unit="nats/token",
-            value=max(0.0, mean(apart)),
-            stderr=standard_error(apart),
-            n=len(apart),
-            n_of=counted,
-            better="lower",
-            headline=False,
-            per_sample=apart,
-        ),
-        Metric(
-            key="cache_top1",
-            label="Cached choices that the own pass makes too",
-            unit="%",
-            value=mean(agreeing),
-            stderr=standard_error(agreeing),
-            n=len(agreeing),
-            n_of=counted,
+        mean_kl("cache_kl", "KL of cached generation from the own pass", apart, counted, headline=False),
+        mean_metric(
+            "cache_top1",
+            "Cached choices that the own pass makes too",
+            agreeing,
+            counted,
             better="higher",
+            unit="%",
             headline=False,
-            per_sample=agreeing,
         ),
         Metric(
             key="same_again",

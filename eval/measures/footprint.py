@@ -1,5 +1,4 @@
-"""Bytes of the key/value cache: predicted from the config, and held by the cache that ``generate`` "
-"returns."""
+"""Bytes of the key/value cache: predicted by the config, and held by what ``generate`` returns."""
 
 from typing import Any
 

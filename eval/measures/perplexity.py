@@ -14,9 +14,10 @@ from eval.contexts import Contexts, pack
 from eval.errors import EvalError
 from eval.logits import next_token_logits, rows_at_a_time, token_losses
 from eval.measures.base import Ask, Measure
+from eval.measures.metrics import mean_metric
 from eval.positions import position_buckets
 from eval.results import Metric, Outcome
-from eval.stats import mean, ratio_samples, standard_error
+from eval.stats import mean, ratio_samples
 
 
 def run(ask: Ask) -> Outcome:
@@ -113,17 +114,8 @@ def exponential(
     center = mean(rows)
     value = math.exp(center)
     samples = contexts.samples([value * (1 + row - center) for row in rows])
-    return Metric(
-        key=key,
-        label=label,
-        value=value,
-        stderr=standard_error(samples),
-        n=len(samples),
-        n_of=counted,
-        better="lower",
-        headline=headline,
-        per_sample=samples,
-    )
+    metric = mean_metric(key, label, samples, counted, better="lower", headline=headline)
+    return metric.model_copy(update={"value": value})
 
 
 def _per_byte(losses: Tensor, contexts: Contexts) -> list[Metric]:
@@ -133,17 +125,8 @@ def _per_byte(losses: Tensor, contexts: Contexts) -> list[Metric]:
     sizes = contexts.text_bytes[:, 1:].double().sum(1).tolist()
     bits = (losses.double().sum(1) / math.log(2)).tolist()
     samples = contexts.samples(ratio_samples(bits, sizes))
-    metric = Metric(
-        key="bits_per_byte",
-        label="Bits per byte",
-        value=mean(samples),
-        stderr=standard_error(samples),
-        n=len(samples),
-        n_of=contexts.counted(losses.shape[1]),
-        better="lower",
-        headline=False,
-        per_sample=samples,
-    )
+    counted = contexts.counted(losses.shape[1])
+    metric = mean_metric("bits_per_byte", "Bits per byte", samples, counted, better="lower", headline=False)
     return [metric]
 
 

@@ -64,8 +64,7 @@ def tokens_text(value: float) -> str:
 
 
 def _png(size: tuple[float, float], draw: Callable[[Axes, str], None], ink: str) -> str:
-    """Draw on a transparent ground with ``ink`` for text and axes; without pyplot, so nothing global "
-    "changes."""
+    """Draw with ``ink`` on a transparent ground; without pyplot, which changes global settings."""
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from patches.cache.budget import Budget
-from patches.cache.compressed import CompressedLayer
 from patches.cache.policies.policy import Place
+from patches.cache.slots import SlottedLayer
 from patches.cache.stored import PIECE, Piece, Stored
 from patches.policy import PolicyError
-
-NOTED_BYTES = 4 + 4
-"""Of a slot, beside its key and value: an int32 position and a float32 score."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class Exchange:
     ends: Tensor
 
 
-class BudgetedLayer(CompressedLayer):
-    """A layer of ``N`` slots per row and KV head, allocated at once, each with one token, in no order.
+class BudgetedLayer(SlottedLayer):
+    """A layer of ``N`` slots per row and KV head, each with one token, in no order.
 
     A pass attends to everything kept and to its own tokens. Then it is known what weight each of them
     received, and those with the least in sum go: every KV head decides for itself, by the queries of all
@@ -49,37 +47,13 @@ class BudgetedLayer(CompressedLayer):
     (tests/patches/test_eviction.py).
     """
 
-    noted_bytes = NOTED_BYTES
+    noted: ClassVar = {"positions": (-1, torch.int32), "scores": (0, torch.float32)}
 
     def __init__(self, budget: Budget, place: Place):
-        """Make an empty layer.
-
-        Args:
-            budget: What it may keep.
-            place: Where it stands.
-        """
-        super().__init__()
-        self.budget = budget
-        self.place = place
+        """As ``SlottedLayer``."""
+        super().__init__(budget, place)
         self.unread = False
         self.evicted = False
-
-    @property
-    def slots(self) -> int:
-        """``N``, of each KV head."""
-        return self.parts["keys"].shape[2]
-
-    def allocate(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make all slots, empty."""
-        batch, heads, _, dim = key_states.shape
-        slot_bytes = 2 * dim * key_states.element_size() + self.noted_bytes
-        shape = (batch, heads, self.budget.slots(self.place, heads, slot_bytes))
-        self.parts = {
-            "keys": key_states.new_zeros(*shape, dim),
-            "values": value_states.new_zeros(*shape, dim),
-            "positions": torch.full(shape, -1, dtype=torch.int32, device=self.device),
-            "scores": torch.zeros(shape, dtype=torch.float32, device=self.device),
-        }
 
     def take_in(
         self, new: tuple[Tensor, Tensor], first: list[int], starts: Tensor | None, past: int

@@ -1,5 +1,6 @@
 """What the layers of a windowed model's cache share: where they store, and how rows of the batch move."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -82,9 +83,9 @@ class CacheLayer(CacheLayerMixin):
         """As if every token were kept; the mask does not come from here."""
         return self.get_seq_length() + query_length, 0
 
+    @abstractmethod
     def _columns(self, tokens: int) -> int:
         """``N`` where the first pass brings ``tokens``."""
-        raise NotImplementedError
 
     def _allocate(self, like: Tensor, batch: int, columns: int) -> Tensor:
         """Memory for keys or values as in ``like`` ``[B, K, any, D]``, for other rows and columns."""

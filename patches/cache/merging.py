@@ -1,23 +1,22 @@
 """Layers that keep a budget of tokens in every KV head by merging neighbours that are alike."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from patches.cache.budget import Budget
-from patches.cache.compressed import CompressedLayer
 from patches.cache.policies.policy import Place
+from patches.cache.slots import SlottedLayer
 from patches.cache.stored import PIECE, Piece, Stored
 
-NOTED_BYTES = 4
-"""Of a slot, beside its key and value: an int32 count."""
 AT_ONCE = 4 * PIECE
 """Tokens of one KV head that are merged at once: of as many rows as have no more, or of one."""
 
 
-class MergingLayer(CompressedLayer):
-    """A layer of ``N`` slots per row and KV head, allocated at once; each is one token or several in a row.
+class MergingLayer(SlottedLayer):
+    """A layer of ``N`` slots per row and KV head, each with one token or several in a row.
 
     A slot of ``m`` tokens has the means of their keys and values, and counts ``m`` times in the softmax: what
     equal keys would give, exactly. Once a row has more than ``N`` tokens, neighbours merge until somewhat
@@ -28,22 +27,12 @@ class MergingLayer(CompressedLayer):
     (tests/patches/test_token_merging.py).
     """
 
+    noted: ClassVar = {"counts": (0, torch.int32)}
+
     def __init__(self, budget: Budget, place: Place):
-        """Make an empty layer.
-
-        Args:
-            budget: What it may keep.
-            place: Where it stands.
-        """
-        super().__init__()
-        self.budget = budget
-        self.place = place
+        """As ``SlottedLayer``."""
+        super().__init__(budget, place)
         self.merged = False
-
-    @property
-    def slots(self) -> int:
-        """``N``, of each KV head."""
-        return self.parts["keys"].shape[2]
 
     def filled(self, length: int) -> int:
         """Slots in use of a row of ``length`` tokens, at most 0 for one that has not begun."""
@@ -52,17 +41,6 @@ class MergingLayer(CompressedLayer):
         if length <= self.slots:
             return max(length, 0)
         return self.slots - slack + (length - self.slots - 1) % (slack + 1)
-
-    def allocate(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make all slots, empty."""
-        batch, heads, _, dim = key_states.shape
-        slot_bytes = 2 * dim * key_states.element_size() + NOTED_BYTES
-        shape = (batch, heads, self.budget.slots(self.place, heads, slot_bytes))
-        self.parts = {
-            "keys": key_states.new_zeros(*shape, dim),
-            "values": value_states.new_zeros(*shape, dim),
-            "counts": torch.zeros(shape, dtype=torch.int32, device=self.device),
-        }
 
     def take_in(
         self, new: tuple[Tensor, Tensor], first: list[int], starts: Tensor | None, past: int

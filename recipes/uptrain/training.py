@@ -92,14 +92,7 @@ def train(
         teacher=make_teacher(part, pair, model, compared, arguments, lessons),
         compared=compared,
     )
-    trainer.remove_callback(PrinterCallback)
-    if part.tensorboard and peers.main:
-        trainer.add_callback(log_to_tensorboard(output / "tensorboard"))
-    keeper = KeepProgress(batches)
-    trainer.add_callback(keeper)
-    measure = None if part.heldout is None else MeasureHeldout(part, heldout, trainer, reporter)
-    if measure is not None:
-        trainer.add_callback(measure)
+    keeper, measure = _watch(trainer, part, heldout, output, reporter, peers)
     found = peers.from_main(lambda: newest_checkpoint(output)) if resume else None
     last = None if found is None else Path(found)
     if last is not None:
@@ -108,16 +101,7 @@ def train(
         _load_done(trainer, model, last)
         reporter.line(f"uptrain: ended after step {trainer.state.global_step}, in an earlier run")
     else:
-        with (
-            reporter.step("uptrain", part.steps, lines=False) as tick,
-            stop_on_sigint(trainer, peers) as stop,
-        ):
-            trainer.add_callback(ShowProgress(reporter, tick, part))
-            trainer.train(resume_from_checkpoint=found)
-        if peers.main:
-            trainer.state.save_to_json(str(output / "log.json"))
-        if stop.requested:
-            raise Interrupted(f"uptraining stopped after step {trainer.state.global_step} of {part.steps}")
+        _run(trainer, part, last, output, reporter, peers)
         if trainer.is_fsdp_enabled:
             trained = gather_trained(model)
             # The sharded model cannot be merged; the main process, which will, builds a whole one.
@@ -125,6 +109,48 @@ def train(
                 model = _load_student(student, part, layers)
                 model.load_state_dict(trained, strict=False)
     return model, tell(part, teacher, trainer.state, keeper.wall_s, arguments.device)
+
+
+def _watch(
+    trainer: DistillationTrainer,
+    part: UptrainPart,
+    heldout: Sequence[Row],
+    output: Path,
+    reporter: Reporter,
+    peers: Peers,
+) -> tuple[KeepProgress, MeasureHeldout | None]:
+    """Give the trainer what keeps, measures and logs, in the order in which it is called."""
+    trainer.remove_callback(PrinterCallback)
+    if part.tensorboard and peers.main:
+        trainer.add_callback(log_to_tensorboard(output / "tensorboard"))
+    keeper = KeepProgress(cast(PackedBatches, trainer.train_dataset))
+    trainer.add_callback(keeper)
+    measure = None if part.heldout is None else MeasureHeldout(part, heldout, trainer, reporter)
+    if measure is not None:
+        trainer.add_callback(measure)
+    return keeper, measure
+
+
+def _run(
+    trainer: DistillationTrainer,
+    part: UptrainPart,
+    last: Path | None,
+    output: Path,
+    reporter: Reporter,
+    peers: Peers,
+) -> None:
+    """Train to the end, from the checkpoint ``last`` on if there is one.
+
+    Raises:
+        Interrupted: stopped by SIGINT, after a checkpoint was written.
+    """
+    with reporter.step("uptrain", part.steps, lines=False) as tick, stop_on_sigint(trainer, peers) as stop:
+        trainer.add_callback(ShowProgress(reporter, tick, part))
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if peers.main:
+        trainer.state.save_to_json(str(output / "log.json"))
+    if stop.requested:
+        raise Interrupted(f"uptraining stopped after step {trainer.state.global_step} of {part.steps}")
 
 
 def _load_student(student: Path, part: UptrainPart, layers: list[int]) -> PeftModel:

@@ -1,7 +1,7 @@
 """``heavy-hitter``: the first tokens, the latest, and those that received the most attention."""
 
 from patches.cache.budget import Budget
-from patches.cache.budgeted import NOTED_BYTES, BudgetedLayer
+from patches.cache.budgeted import BudgetedLayer
 from patches.cache.policies.policy import CachePolicy, Place, Tokens
 
 
@@ -12,7 +12,7 @@ def make(options: Budget, place: Place) -> BudgetedLayer:
 
 def nbytes(options: Budget, tokens: Tokens) -> int:
     """Every slot of the budget: key, value, position and score."""
-    return options.nbytes(tokens, NOTED_BYTES)
+    return options.nbytes(tokens, BudgetedLayer.noted_bytes())
 
 
 POLICY = CachePolicy(

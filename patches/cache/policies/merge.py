@@ -1,7 +1,7 @@
 """``merge``: neighbours whose keys are alike become one token, which counts as many times."""
 
 from patches.cache.budget import Budget
-from patches.cache.merging import NOTED_BYTES, MergingLayer
+from patches.cache.merging import MergingLayer
 from patches.cache.policies.policy import CachePolicy, Place, Tokens
 
 
@@ -12,7 +12,7 @@ def make(options: Budget, place: Place) -> MergingLayer:
 
 def nbytes(options: Budget, tokens: Tokens) -> int:
     """Every slot of the budget: key, value and count."""
-    return options.nbytes(tokens, NOTED_BYTES)
+    return options.nbytes(tokens, MergingLayer.noted_bytes())
 
 
 POLICY = CachePolicy(
