@@ -95,6 +95,14 @@ def new_packer(part: UptrainPart, tokenizer: PreTrainedTokenizerBase) -> Packer:
     return Packer(tokenizer, part.packing == "apart")
 
 
+def own_rows(rows: Sequence[Row], process: int, processes: int) -> Sequence[Row]:
+    """A process's part of rows that are measured.
+
+    Each has as many, for sharded models answer together; where they cannot be dealt out evenly, each has all.
+    """
+    return rows if len(rows) % processes else rows[process::processes]
+
+
 def stage_at(stages: Sequence[Stage], step: int) -> Stage:
     """The stage of the step after ``step`` steps; the last one when all are done."""
     for stage in stages:

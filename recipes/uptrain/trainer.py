@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from recipes.schema import UptrainPart
+from recipes.uptrain.batches import own_rows
 from recipes.uptrain.distillation import Predictions, attention_distance, distillation_losses
 from recipes.uptrain.eight_bit import require_bitsandbytes
 from recipes.uptrain.packing import Row
@@ -98,8 +99,9 @@ class DistillationTrainer(Trainer):
         """The single losses of rows that are not trained on, as means over rows, without dropout.
 
         Args:
-            rows: ``[T]`` each; every process measures all of them.
+            rows: ``[T]`` each, of which this process measures its own.
         """
+        rows = own_rows(rows, self.args.process_index, self.args.world_size)
         kept, self._sums, self._passes = (self._sums, self._passes), dict.fromkeys(LOSSES, 0.0), 0
         model = cast(Any, self.model_wrapped)
         model.eval()
@@ -108,7 +110,7 @@ class DistillationTrainer(Trainer):
                 batch = {name: value[None].to(self.args.device) for name, value in row.items()}
                 self.compute_loss(model, batch)
         model.train()
-        means = {name: total / self._passes for name, total in self._sums.items()}
+        means = self._means()
         self._sums, self._passes = kept
         return means
 
@@ -125,11 +127,15 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the single losses, means over passes and processes since the last line, beside the usual."""
         if "loss" in logs and self._passes:
-            sums = torch.tensor(list(self._sums.values()), device=self.args.device)
-            means = self.accelerator.reduce(sums, reduction="mean") / self._passes
-            logs |= {name: round(mean, 4) for name, mean in zip(LOSSES, means.tolist(), strict=True)}
+            logs |= {name: round(mean, 4) for name, mean in self._means().items()}
             self._sums, self._passes = dict.fromkeys(LOSSES, 0.0), 0
         super().log(logs, *args, **kwargs)
+
+    def _means(self) -> dict[str, float]:
+        """Of the single losses, over passes and processes."""
+        sums = torch.tensor(list(self._sums.values()), dtype=torch.float32, device=self.args.device)
+        means = self.accelerator.reduce(sums, reduction="mean") / self._passes
+        return dict(zip(LOSSES, means.tolist(), strict=True))
 
 
 def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:

@@ -22,7 +22,7 @@ from eval.progress import Reporter
 from recipes.errors import Interrupted
 from recipes.schema import UptrainPart
 from recipes.uptrain.adapters import add_adapters
-from recipes.uptrain.batches import PackedBatches
+from recipes.uptrain.batches import PackedBatches, own_rows
 from recipes.uptrain.callbacks import ShowProgress, log_to_tensorboard, stop_on_sigint
 from recipes.uptrain.checkpoints import KeepProgress, load_trained, newest_checkpoint, read_state
 from recipes.uptrain.heldout import MeasureHeldout, set_aside
@@ -172,7 +172,7 @@ def _all_batches(
     heldout: Sequence[Row],
 ) -> Iterator[Row]:
     """Every batch that this process will measure or train on."""
-    for row in heldout:
+    for row in own_rows(heldout, arguments.process_index, arguments.world_size):
         yield {name: value[None] for name, value in row.items()}
     yield from islice(_own_batches(part, sources, tokenizer, arguments), part.steps * part.accumulate)
 

@@ -5,22 +5,24 @@
 Converts a checkpoint to fewer KV heads, a window, sinks and some global layers, in each way of ``VARIANTS``,
 and trains each with the same text, parameters, steps and schedule. Every variant is a recipe, left in the
 output folder as ``NAME.yaml`` beside its run. Prints and leaves ``uptraining.md`` and ``curves.png``: the KL
-to the source on rows that were set aside, against the tokens that were trained on.
+to the source on rows that were set aside, against the tokens that were trained on. Variants that have ended
+are read back.
 """
 
 import argparse
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from eval.results import Results
-from recipes.loading import load_recipe
-from recipes.pipeline import run_recipe
 
 BY_TEXT = {"calibrate_tokens": 16384, "calibrate_batch": 4}
 DISTILLED = {"kl_weight": 1.0, "attention_weight": 3.0}
@@ -34,14 +36,16 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """Name to what it adds to the conversion and to the training."""
 REACHED = 0.05
 """Of the KL that mean pooling begins with."""
+ROOT = Path(__file__).parents[2]
 
 
 class Run(NamedTuple):
-    """A variant's report, and its held-out KL by tokens."""
+    """A variant's report, its held-out KL by tokens, and seconds of the training and of the whole run."""
 
     results: Results
     curve: list[tuple[int, float]]
-    seconds: float
+    training: float
+    whole: float
 
 
 def main() -> None:
@@ -60,12 +64,32 @@ def carry_out(name: str, arguments: argparse.Namespace) -> Run:
     file = arguments.output / f"{name}.yaml"
     file.write_text(yaml.safe_dump(recipe(name, arguments), sort_keys=False), encoding="utf-8")
     folder = arguments.output / name
-    results = run_recipe(load_recipe(file), folder, True, Console(width=140), f"python -m recipes run {file}")
+    timing = arguments.output / f"{name}.seconds"
+    begun = time.monotonic()
+    if not timing.is_file():
+        subprocess.run(command(file, folder, arguments.processes), cwd=ROOT, env=one_thread(), check=True)
+        timing.write_text(f"{time.monotonic() - begun:.0f}\n", encoding="utf-8")
+    results = Results.model_validate_json((folder / "results.json").read_text())
     log = json.loads((folder / "training" / "log.json").read_text())["log_history"]
     step_tokens = arguments.batch * arguments.length
     curve = [(entry["step"] * step_tokens, entry["heldout_kl"]) for entry in log if "heldout_kl" in entry]
-    seconds = next(entry["train_runtime"] for entry in log if "train_runtime" in entry)
-    return Run(results, curve, seconds)
+    training = next(entry["train_runtime"] for entry in log if "train_runtime" in entry)
+    return Run(results, curve, training, float(timing.read_text()))
+
+
+def command(file: Path, folder: Path, processes: int) -> list[str]:
+    """What runs a recipe, in some processes that share its rows (DDP)."""
+    run = ["-m", "recipes", "run", str(file.resolve()), "--output", str(folder.resolve()), "--resume"]
+    if processes == 1:
+        return [sys.executable, *run]
+    config = str(ROOT / "recipes" / "accelerate" / "two_processes_cpu.yaml")
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file", config]
+    return [*launch, "--multi_gpu", "--num_processes", str(processes), "--main_process_port", "0", *run]
+
+
+def one_thread() -> dict[str, str]:
+    """The environment of processes that have a core each."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def recipe(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -93,12 +117,12 @@ def recipe(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             "packing": "joined",
             "steps": arguments.steps,
             "length": arguments.length,
-            "batch_size": arguments.batch,
+            "batch_size": arguments.batch // arguments.processes,
             "learning_rate": arguments.learning_rate,
             "warmup_steps": 20,
             "lora": {
-                "rank": 32,
-                "alpha": 64,
+                "rank": 96,
+                "alpha": 96,
                 "targets": ["q_proj"],
                 "full": ["k_proj", "v_proj", "o_proj"],
             },
@@ -145,7 +169,8 @@ def lines(runs: dict[str, Run]) -> list[str]:
         "| | perplexity, converted | uptrained | to the source | KL | needles, converted | uptrained | bytes "
     )
     table = [
-        head + f"| held-out KL at first, at last | tokens to {REACHED:.0%} of mean's first KL | training |",
+        head + f"| held-out KL at first, at last | tokens to {REACHED:.0%} of mean's first KL "
+        "| training, whole run |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         f"| source | | {whole:.2f} | | | | {spread(first, 'needle', 'source')} | 1 | | | |",
     ]
@@ -164,7 +189,7 @@ def lines(runs: dict[str, Run]) -> list[str]:
             f"1/{share:.1f}",
             f"{run.curve[0][1]:.3f}, {run.curve[-1][1]:.3f}",
             "not reached" if reached is None else f"{reached:,}",
-            f"{run.seconds:.0f} s",
+            f"{run.training:.0f} s, {run.whole:.0f} s",
         ]
         table.append(f"| {' | '.join(cells)} |")
     return table
@@ -195,10 +220,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kv-heads", type=int, default=2)
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--global-layers", default="3,5")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--batch", type=int, default=4, help="rows per step, of all processes")
+    parser.add_argument("--processes", type=int, default=2, help="a core each; they divide --batch")
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
     parser.add_argument("--samples", type=int, default=10, help="needles per length and depth")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     return parser.parse_args()

@@ -58,6 +58,7 @@ def write_recipe(folder: Path, source: Path, **changes: Any) -> Path:
             "attention_weight": 1.0,
             "ce_weight": 0.1,
             "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj", "o_proj"], "full": ["k_proj", "v_proj"]},
+            "heldout": {"rows": 2, "every": 2, "keep_best": True},
             "log_every": 2,
             "save_every": 2,
         }
@@ -112,5 +113,14 @@ def weights_of(run: Path, column: str = "uptrained") -> dict[str, torch.Tensor]:
 
 def losses_of(run: Path) -> list[tuple[float, float, float]]:
     """KL, cross-entropy and attention distance of every entry of a run's log."""
-    logged = json.loads((run / "training" / "log.json").read_text())["log_history"]
-    return [(entry["kl"], entry["ce"], entry["attention"]) for entry in logged if "kl" in entry]
+    return [(entry["kl"], entry["ce"], entry["attention"]) for entry in _logged(run) if "kl" in entry]
+
+
+def heldout_of(run: Path) -> dict[int, float]:
+    """KL on the rows set aside, by step."""
+    return {entry["step"]: entry["heldout_kl"] for entry in _logged(run) if "heldout_kl" in entry}
+
+
+def _logged(run: Path) -> list[dict[str, Any]]:
+    history: list[dict[str, Any]] = json.loads((run / "training" / "log.json").read_text())["log_history"]
+    return history

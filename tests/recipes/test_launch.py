@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.recipes.launching import launch, losses_of, run_alone, weights_of, write_recipe, write_source
+from tests.recipes.launching import (
+    heldout_of,
+    launch,
+    losses_of,
+    run_alone,
+    weights_of,
+    write_recipe,
+    write_source,
+)
 
 TRAINED = 8
 """Projections of the tiny source that its recipe trains: q, k, v and o of two layers."""
@@ -47,6 +55,8 @@ def assert_same_run(run: Path, alone: Path, done: subprocess.CompletedProcess[st
     assert len(losses_of(alone)) == 2
     for ours, theirs in zip(losses_of(run), losses_of(alone), strict=True):
         assert ours == pytest.approx(theirs, abs=2e-4)
+    assert heldout_of(run) == pytest.approx(heldout_of(alone), abs=2e-4)
+    assert heldout_of(alone).keys() == {0, 2, 4}
     # Rows have some padding, which is not counted.
     assert 0.9 * 4 * 4 * 48 < history_of(run)["tokens"] == history_of(alone)["tokens"] <= 4 * 4 * 48
     wanted_scores = scores_of(alone)
