@@ -76,10 +76,10 @@ class Stages:
             return {}
         return kept if isinstance(kept, dict) else {}
 
-    def write(self, name: str, inputs: dict[str, Any], made: Path) -> None:
-        """Write the record of a stage, all at once."""
+    def write(self, name: str, inputs: dict[str, Any], made: Path | None = None) -> None:
+        """Write the record of a stage, all at once; without ``made`` of one that has only begun."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        entry = {"stage": name, "inputs": inputs, "made": fingerprint(made)}
+        entry = {"stage": name, "inputs": inputs, "made": None if made is None else fingerprint(made)}
         partial = self.folder / f"{name}.partial"
         partial.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
         partial.replace(self.folder / f"{name}.json")
