@@ -3,13 +3,14 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from convert import Request, convert
@@ -84,6 +85,19 @@ def test_merging_gives_what_was_trained_and_changes_nothing_else(student, tmp_pa
         key: value.dtype for key, value in after.items()
     }
     assert {key for key in before if not torch.equal(before[key], after[key])} == trained_names(chosen)
+
+
+def test_what_was_trained_is_never_left_out_of_what_is_written(student, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    adapted = add_adapters(model, LoraPart(targets=["q_proj"], full=["k_proj"]), [0, 1, 2, 3])
+    tensors = load_file(student / "model.safetensors")
+    renamed = "model.layers.1.self_attn.k_proj.weight"
+    tensors[f"{renamed}.old"] = tensors.pop(renamed)
+    shutil.copytree(student, tmp_path / "other")
+    save_file(tensors, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(RecipeError, match=rf"{renamed} was trained, and the converted checkpoint has no"):
+        save_merged(adapted, tmp_path / "other", tmp_path / "merged", {"log": []})
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
 def test_sink_logits_are_added_trained_and_merged(student, tmp_path):
