@@ -1,5 +1,6 @@
 """Recipes are read strictly, those shipped are valid, and mistakes get one line."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from recipes import stages
 from recipes.checking import check_recipe
 from recipes.errors import RecipeError
 from recipes.loading import SHIPPED, load_recipe, shipped_recipes
@@ -143,3 +145,24 @@ def test_a_fingerprint_sees_names_and_contents(tmp_path):
     (tmp_path / "a").rename(tmp_path / "b")
     assert fingerprint(tmp_path) != before
     assert fingerprint(tmp_path / "gone") is None
+
+
+def test_a_large_file_counts_by_samples_and_not_by_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "WHOLE", 2**16)
+    path = tmp_path / "weights"
+    content = bytearray(range(256)) * 2**15
+    path.write_bytes(content)
+    before = fingerprint(tmp_path)
+    os.utime(path, (1, 1))
+    assert fingerprint(tmp_path) == before
+    # Samples begin every 8 KiB: the first and the last byte count, and whatever is as long as that.
+    middle = len(content) // 2
+    for begin, end in ((0, 1), (len(content) - 1, len(content)), (middle, middle + 8192)):
+        changed = content.copy()
+        changed[begin:end] = bytes(255 - byte for byte in changed[begin:end])
+        path.write_bytes(changed)
+        assert fingerprint(tmp_path) != before
+    path.write_bytes(content[:-1])
+    assert fingerprint(tmp_path) != before
+    path.write_bytes(content)
+    assert fingerprint(tmp_path) == before
