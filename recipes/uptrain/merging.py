@@ -52,7 +52,7 @@ def save_merged(model: PeftModel, converted: Path, destination: Path, history: d
 
 
 def _merge(model: PeftModel, kept: Weights) -> tuple[dict[str, Tensor], bool]:
-    """The tensors to write, by the converted checkpoint's names, and whether sink logits are added to them."""
+    """The tensors to write, named as the converted checkpoint's, and whether sink logits are among them."""
     trained, prefix = _trained_names(model), str(model.get_base_model().base_model_prefix)
     merged = model.merge_and_unload().state_dict()
     inside = names_in_model(kept, merged, prefix)
