@@ -24,7 +24,7 @@ from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.merging import save_merged
 from recipes.uptrain.training import train
 from tests.recipes.test_passes import stock
-from tests.recipes.training import training_part
+from tests.recipes.training import leave_out, training_part
 
 CHECKPOINT = SHIPPED / "tiny" / "checkpoint"
 TOKENS = torch.arange(3, 73)[None]
@@ -100,7 +100,11 @@ def test_what_was_trained_is_never_left_out_of_what_is_written(student, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
-def test_sink_logits_are_added_trained_and_merged(student, tmp_path):
+@pytest.mark.parametrize("bare", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_sink_logits_are_added_trained_and_merged(student, tmp_path, bare):
+    if bare:
+        student = shutil.copytree(student, tmp_path / "bare")
+        leave_out("model.", student)
     part = training_part(lora={"rank": 4, "sink_logits": True}, steps=3, learning_rate=2e-2, save_every=3)
     model, history = train(part, CHECKPOINT, student, tmp_path / "log", False, Reporter(None))
     with torch.no_grad():
@@ -112,7 +116,8 @@ def test_sink_logits_are_added_trained_and_merged(student, tmp_path):
     assert after["attention_window"] == before["attention_window"] | {"sink_logits": True}
     tensors = load_file(tmp_path / "merged" / "model.safetensors")
     added = tensors.keys() - load_file(student / "model.safetensors").keys()
-    assert added == {f"model.layers.{layer}.self_attn.sink_logits.weight" for layer in (0, 1, 3)}
+    base = "" if bare else "model."
+    assert added == {f"{base}layers.{layer}.self_attn.sink_logits.weight" for layer in (0, 1, 3)}
     assert all(tensors[name].shape == (8,) and (tensors[name] != START).any() for name in added)
     with torch.no_grad():
         got = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(TOKENS).logits
