@@ -17,6 +17,7 @@ from eval.results import Results
 from recipes.errors import RecipeError
 from recipes.launch import check_launch, describe_launch, is_sharded
 from recipes.placement.stage import choose_layers
+from recipes.ready import check_packages, check_written
 from recipes.schema import ConvertPart, Recipe, UptrainPart
 from recipes.schema.recipe import CONVERTED
 from recipes.stages import Stages, fingerprint, text_fingerprints
@@ -42,10 +43,14 @@ def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, com
         The final measurements, which are also in ``results.json``, ``report.md`` and ``report.html``.
 
     Raises:
-        RecipeError: a stage cannot be done, or the folder holds another run.
+        RecipeError: a stage cannot be done, which shows before the first one where it can; or the folder
+            holds another run.
         Interrupted: stopped by the user; ``resume`` goes on from there.
     """
     check_launch()
+    check_written(recipe)
+    if recipe.uptrain is not None:
+        check_packages(recipe.uptrain)
     peers = join_peers("auto", told=(RecipeError, ConvertError, EvalError, OSError))
     reporter = Reporter(console if peers.main else None)
     stages = Stages(output, resume, reporter.line, peers)

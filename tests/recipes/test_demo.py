@@ -27,6 +27,7 @@ from recipes.uptrain.training import train
 DEMO, CHECKPOINT = SHIPPED / "tiny" / "demo.yaml", SHIPPED / "tiny" / "checkpoint"
 REDUCED = [
     "uptrain.steps=6",
+    "uptrain.warmup_steps=5",
     "uptrain.length=128",
     "uptrain.data.tokens=128",
     "uptrain.log_every=2",
