@@ -136,6 +136,7 @@ AGREEMENT = Measure(
     ),
     run=run,
     check=check,
+    keys=("kl", "kl@*", "top*"),
     work=lambda section: section.contexts,
     uses_baseline=True,
     compares_only=True,

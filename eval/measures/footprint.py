@@ -97,6 +97,7 @@ FOOTPRINT = Measure(
     ),
     run=run,
     check=check,
+    keys=("kv_bytes@*", "kv_predicted@*"),
     work=lambda section: len(section.lengths),
     uses_text=False,
 )

@@ -165,5 +165,6 @@ PERPLEXITY = Measure(
     ),
     run=run,
     check=check,
+    keys=("perplexity", "perplexity@*", "perplexity_drift", "perplexity_sliding@*", "bits_per_byte"),
     work=lambda section: section.contexts * (1 if section.stride is None else 2),
 )

@@ -119,7 +119,9 @@ SPEED = Measure(
     ),
     run=run,
     check=check,
+    keys=("prefill", "decode"),
     work=lambda section: section.repeats + 1,
     uses_baseline=True,
     uses_text=False,
+    timed=True,
 )

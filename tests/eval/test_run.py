@@ -4,13 +4,16 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eval import run as run_module
+from eval.checkpoint import find_checkpoint
 from eval.errors import EvalError
+from eval.measures import MEASURES
 from eval.report.heatmaps import heatmaps
 from eval.results import SCHEMA_VERSION, Cell, CheckpointRecord, GateOutcome, Outcome, Results, Row
 from eval.run import evaluate
@@ -172,6 +175,66 @@ def test_every_task_setting_is_part_of_the_key(
     assert keys[-1] == keys[-2], "the same documents in another folder"
 
 
+def test_versions_are_part_of_every_key_and_the_machine_of_those_of_speed(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[tuple[str, str]] = []
+
+    def stored(_store: Any, _name: str, measure: str, key: str) -> Outcome:
+        keys.append((measure, key))
+        return Outcome(metrics=[])
+
+    monkeypatch.setattr(run_module.Store, "get", stored)
+    real = run_module.environment
+    suite = SUITE.model_copy(update={"tasks": None})
+
+    def changed(**changes: Any) -> set[str]:
+        """The measures that are measured again on another machine or with other versions."""
+        seen = len(keys)
+        monkeypatch.setattr(run_module, "environment", lambda *given: real(*given) | changes)
+        evaluate([("a", dense)], suite, tmp_path / "out")
+        return {measure for measure, key in keys[seen:] if (measure, key) not in keys[:seen]}
+
+    everything = changed()
+    assert everything == set(suite.sections()) - {"agreement"}
+    assert changed() == set()
+    assert changed(torch="9.9") == changed(transformers="9.9") == everything
+    assert changed(cpu="another") == changed(device="another") == changed(threads=77) == {"speed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("generation_config.json", "digest"),
+        ("chat_template.jinja", "tokenizer_digest"),
+        ("additional_chat_templates/tool_use.jinja", "tokenizer_digest"),
+        ("spiece.model", "tokenizer_digest"),
+    ],
+)
+def test_every_file_that_counts_is_digested(
+    name: str, digest: str, make_checkpoint: Callable[..., Path]
+) -> None:
+    folder = make_checkpoint()
+    before = find_checkpoint("a", folder).record
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text('{"repetition_penalty": 1.3}')
+    after = find_checkpoint("a", folder).record
+    changed = [
+        each for each in ("digest", "tokenizer_digest") if getattr(before, each) != getattr(after, each)
+    ]
+    assert changed == [digest]
+
+
+def test_the_keys_of_the_metrics_are_those_that_gates_are_checked_against(results: Results) -> None:
+    for row in results.rows:
+        makers = [
+            name
+            for name, measure in MEASURES.items()
+            if any(fnmatchcase(row.key, key) for key in measure.keys)
+        ]
+        assert makers == [row.measure], row.key
+
+
 def test_identical_checkpoints_have_no_differences(dense: Path, tmp_path: Path) -> None:
     suite = SUITE.model_copy(update={"speed": None, "tasks": None})
     results = evaluate([("a", dense), ("b", dense)], suite, tmp_path / "out")
@@ -197,15 +260,13 @@ def test_too_long_is_refused_before_anything_is_loaded(
 
 
 def test_positions_in_the_cache_lift_the_limit(make_checkpoint: Callable[..., Path]) -> None:
-    from eval.checkpoint import find_checkpoint
-
     folder = make_checkpoint()
     config = json.loads((folder / "config.json").read_text())
     config["attention_window"] = {"size": 8, "sinks": 2, "positions": "cache", "global_layers": []}
     (folder / "config.json").write_text(json.dumps(config))
     checkpoint = find_checkpoint("endless", folder)
     checkpoint.check_length(100_000, "a text")
-    assert checkpoint.window == 8
+    assert checkpoint.shape.window == 8
 
 
 def test_every_field_is_documented() -> None:
