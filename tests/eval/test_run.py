@@ -186,7 +186,7 @@ def test_versions_are_part_of_every_key_and_the_machine_of_those_of_speed(
 
     monkeypatch.setattr(run_module.Store, "get", stored)
     real = run_module.environment
-    suite = SUITE.model_copy(update={"tasks": None})
+    suite = SUITE.model_copy(update={"tasks": None, "needle": None})
 
     def changed(**changes: Any) -> set[str]:
         """The measures that are measured again on another machine or with other versions."""
