@@ -34,11 +34,9 @@ def prompts(loaded: Loaded) -> torch.Tensor:
     [
         {"repetition_penalty": 9.0},
         {"no_repeat_ngram_size": 1},
-        {"do_sample": True, "temperature": 50.0, "top_k": 0},
         {"num_beams": 3},
         {"eos_token_id": list(range(3, 400))},
         {"suppress_tokens": list(range(200))},
-        {"min_new_tokens": TOKENS + 8, "max_new_tokens": TOKENS + 8},
         {"use_cache": False},
     ],
     ids=lambda changes: next(iter(changes)),
