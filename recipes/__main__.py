@@ -58,8 +58,9 @@ def check(
     from recipes.checking import check_recipe
 
     console = _console()
-    for file in files:
-        lines = check_recipe(load_recipe(file), gpus)
+    # All first: whoever mistyped the last one should not wait for the others.
+    for file, recipe in [(file, load_recipe(file)) for file in files]:
+        lines = check_recipe(recipe, gpus)
         console.print(f"{file}: ok", highlight=False, markup=False)
         for line in lines:
             console.print(f"  {line}", highlight=False, markup=False)

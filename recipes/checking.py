@@ -7,14 +7,12 @@ from convert.compression import read_caches
 from convert.quantities import format_value
 from convert.treatment import choose_treatment
 from convert.weights.dtypes import parse_dtype
-from eval.errors import EvalError
-from eval.text import read_text
 from recipes.errors import RecipeError
-from recipes.idle import check_idle
 from recipes.loading import is_local
 from recipes.pipeline import conversion_request
-from recipes.schema import ConvertPart, Data, Recipe
-from recipes.schema.data import local_files, sources_of
+from recipes.ready import check_packages, check_written
+from recipes.schema import ConvertPart, Recipe
+from recipes.schema.data import sources_of
 
 
 def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
@@ -28,7 +26,8 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
         Lines that say what the recipe will do and what could not be checked.
 
     Raises:
-        RecipeError: a conversion that is not possible, a key that nothing reads, or a text that is not there.
+        RecipeError: a conversion that is not possible, a key that nothing reads, a layer that does not exist,
+            or a text that is not there.
     """
     lines = []
     if is_local(recipe.source):
@@ -40,33 +39,24 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
         lines.append(f"source {recipe.source}: on the hub, its heads and layers are checked when it is here")
         for name, conversion in recipe.conversions().items():
             _check_options(name, conversion, recipe.source)
-    check_idle(recipe)
-    try:
-        text = read_text(recipe.eval.text, recipe.eval.text_start)
-    except EvalError as error:
-        raise RecipeError(f"eval: {error}") from None
+    text = check_written(recipe)
     lines.append(f"eval: {', '.join(recipe.eval.sections())} on {text.origin}")
-    if recipe.placement.data is not None:
-        _check_text("placement", recipe.placement.data)
     if recipe.uptrain is not None:
         training = recipe.uptrain
-        _check_text("uptrain", training.data)
         kinds = " and ".join(dict.fromkeys(source.kind for source in sources_of(training.data)))
         lines.append(
             f"uptrain: {training.steps} steps, {training.row_tokens:,} tokens per device from {kinds} data"
         )
+        try:
+            check_packages(training)
+        except RecipeError as error:
+            # A recipe may be checked on another machine than it is for.
+            lines.append(f"here: {error}")
         # transformers and peft take seconds to import, and are needed for nothing else here.
         from recipes.memory import describe_memory
 
         lines.append(describe_memory(recipe, training, gpus))
     return lines
-
-
-def _check_text(what: str, data: Data) -> None:
-    try:
-        local_files(data)
-    except ValueError as error:
-        raise RecipeError(f"{what}: {error}") from None
 
 
 def _check_options(name: str, part: ConvertPart, source: str) -> None:

@@ -1,6 +1,7 @@
 """How a run was launched: whether models are sharded, and whether the launcher's settings can be kept."""
 
 import os
+from typing import Any
 
 from recipes.errors import RecipeError
 
@@ -25,12 +26,28 @@ def is_sharded() -> bool:
     return asked and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def describe_launch(launch: dict[str, Any] | None) -> str:
+    """A launch as a run records it, in words."""
+    if launch is None:
+        return "an unknown launch"
+    shared = " with a part of each model" if launch["sharded"] else ""
+    return "one process" if launch["processes"] == 1 else f"{launch['processes']} processes{shared}"
+
+
 def check_launch() -> None:
     """See that a run can be done as its launcher asks.
 
     Raises:
-        RecipeError: a key of the launcher's configuration does not go with adapters or with evaluation.
+        RecipeError: a key of the launcher's configuration does not go with the recipe, with adapters or with
+            evaluation.
     """
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision.lower() != "no":
+        raise RecipeError(
+            f"accelerate's mixed_precision is {precision} and must be no: the recipe says it, with bf16"
+        )
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise RecipeError("accelerate's distributed_type is DEEPSPEED; allowed: NO, MULTI_GPU, FSDP")
     if not is_sharded():
         return
     for key, (needed, why) in NEEDED.items():

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
-from recipes.loading import is_local
 from recipes.schema import Recipe, UptrainPart
-from recipes.shapes import shape_config
+from recipes.shapes import source_config
 from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.distillation import SCORES
 
@@ -75,15 +74,20 @@ def count(part: UptrainPart, source: Any, kv_heads: int) -> Counts:
         # Which layers are windowed, the source does not say: at most all of them are trained.
         chosen = part.lora.layers
         layers = chosen if isinstance(chosen, list) else list(range(config.num_hidden_layers))
-        student = add_adapters(AutoModelForCausalLM.from_config(config), part.lora, layers)
+        # The stock class has no place for sink logits; those of all layers are added below.
+        lora = part.lora.model_copy(update={"sink_logits": False})
+        student = add_adapters(AutoModelForCausalLM.from_config(config), lora, layers)
     base: Any = student.get_base_model()
     trained = [value for value in student.parameters() if value.requires_grad]
     embedding, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
     used = [
         value for name, value in base.model.layers[0].named_parameters() if ".original_module." not in name
     ]
+    logits = part.lora.sink_logits * config.num_attention_heads
+    of_logits = config.num_hidden_layers * logits
     return Counts(
-        student=sum(value.numel() for value in student.parameters()),
+        # With the originals of the logits beside those that are trained.
+        student=sum(value.numel() for value in student.parameters()) + 2 * of_logits,
         teacher=sum(value.numel() for value in teacher.parameters()),
         beside=(kv_heads != source.num_key_value_heads)
         * sum(
@@ -91,9 +95,9 @@ def count(part: UptrainPart, source: Any, kv_heads: int) -> Counts:
             for name, value in teacher.named_parameters()
             if name.split(".")[-2] in ("k_proj", "v_proj")
         ),
-        trained=sum(value.numel() for value in trained),
-        tensors=len(trained),
-        layer=sum(value.numel() for value in used),
+        trained=sum(value.numel() for value in trained) + of_logits,
+        tensors=len(trained) + part.lora.sink_logits * config.num_hidden_layers,
+        layer=sum(value.numel() for value in used) + logits,
         head=head.numel(),
         ends=head.numel() + (embedding is not head) * embedding.numel(),
         config=config,
@@ -104,7 +108,8 @@ def estimate(part: UptrainPart, counts: Counts, gpus: int = 1) -> list[Item]:
     """Bytes of every part of the peak on one GPU.
 
     With several GPUs weights, gradients and optimizer are in equal parts on all of them (FSDP2); activations
-    are each one's own.
+    are each one's own. So are gradients where a step has several passes: they are summed over the GPUs after
+    the last one, and until then each GPU has all of its own, in the dtype that they are summed in.
 
     Args:
         part: The recipe's training.
@@ -115,13 +120,14 @@ def estimate(part: UptrainPart, counts: Counts, gpus: int = 1) -> list[Item]:
 
 
 def _items(part: UptrainPart, counts: Counts, gpus: int) -> Iterator[Item]:
-    tokens = max((stage.batch_size or 1) * stage.length for stage in part.stages)
+    tokens = max(stage.batch_size * stage.length for stage in part.stages)
     compute = BFLOAT16 if part.bf16 else FLOAT32
     taught = part.teacher.kind != "saved" and bool(part.kl_weight or part.attention_weight)
     state = FLOAT32 if part.optimizer == "adamw" else 1
     yield Item("student", counts.student * FLOAT32 // gpus)
     yield Item("teacher", taught * _teacher(part, counts) // gpus)
-    yield Item("gradients", counts.trained * FLOAT32 // gpus)
+    whole = gpus > 1 and part.accumulate > 1
+    yield Item("gradients", counts.trained * compute if whole else counts.trained * FLOAT32 // gpus)
     yield Item("AdamW", ADAM * counts.trained * state // gpus + counts.tensors * FLOAT32)
     yield Item("weights in use", _weights_in_use(part, counts, gpus, compute, taught))
     yield Item("activations", activation_bytes(part, counts) * tokens)
@@ -221,8 +227,7 @@ def describe_memory(recipe: Recipe, part: UptrainPart, gpus: int) -> str:
         part: Its training.
         gpus: That share it.
     """
-    local = is_local(recipe.source)
-    source: Any = AutoConfig.from_pretrained(recipe.source) if local else shape_config(recipe.source)
+    source: Any = source_config(recipe.source)
     if source is None:
         return f"memory: estimated when {recipe.source} is here"
     if not all(hasattr(source, name) for name in ("intermediate_size", "num_key_value_heads")):

@@ -1,7 +1,8 @@
 """Carrying out a recipe: convert, measure, uptrain, measure, report."""
 
-import shutil
+import json
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from eval.parallel import join_peers
 from eval.progress import Reporter
 from eval.results import Results
 from recipes.errors import RecipeError
-from recipes.launch import check_launch
+from recipes.launch import check_launch, describe_launch, is_sharded
 from recipes.placement.stage import choose_layers
+from recipes.ready import check_packages, check_written
 from recipes.schema import ConvertPart, Recipe, UptrainPart
 from recipes.schema.recipe import CONVERTED
 from recipes.stages import Stages, fingerprint, text_fingerprints
@@ -41,10 +43,14 @@ def run_recipe(recipe: Recipe, output: Path, resume: bool, console: Console, com
         The final measurements, which are also in ``results.json``, ``report.md`` and ``report.html``.
 
     Raises:
-        RecipeError: a stage cannot be done, or the folder holds another run.
+        RecipeError: a stage cannot be done, which shows before the first one where it can; or the folder
+            holds another run.
         Interrupted: stopped by the user; ``resume`` goes on from there.
     """
     check_launch()
+    check_written(recipe)
+    if recipe.uptrain is not None:
+        check_packages(recipe.uptrain)
     peers = join_peers("auto", told=(RecipeError, ConvertError, EvalError, OSError))
     reporter = Reporter(console if peers.main else None)
     stages = Stages(output, resume, reporter.line, peers)
@@ -128,14 +134,23 @@ def _uptrain(
     """Train and merge, as one stage: adapters alone are of no use to the next."""
     converted, folder = output / CONVERTED, output / UPTRAINED
     training, peers = output / "training", stages.peers
+    launch = {"processes": peers.size, "sharded": is_sharded()}
 
     def begin() -> bool:
-        """Say whether an earlier training goes on; what is left of another one goes."""
-        resume = stages.resume and stages.read("uptrain-begun").get("inputs") == inputs
+        """Say whether an earlier training goes on; what is left of another one is put aside."""
+        kept = stages.read("uptrain-begun").get("inputs", {})
+        before = kept.pop("launch", None)
+        resume = stages.resume and kept == json.loads(json.dumps(inputs))
+        if resume and training.exists() and before != launch:
+            raise RecipeError(
+                f"the training that was begun had {describe_launch(before)}, this run has "
+                f"{describe_launch(launch)}, and would not go on with the same steps; launch it as before"
+            )
         if training.exists() and not resume:
-            reporter.line("uptrain: begun anew, because what it is made from has changed")
-            shutil.rmtree(training)
-        stages.write("uptrain-begun", inputs, training)
+            aside = next(path for number in count(1) if not (path := output / f"training-{number}").exists())
+            reporter.line(f"uptrain: begun anew: what it is made from has changed; the old one is {aside}")
+            training.rename(aside)
+        stages.write("uptrain-begun", inputs | {"launch": launch})
         return resume
 
     def work() -> None:
@@ -146,7 +161,7 @@ def _uptrain(
             rows = (stage.batch_size or 1) * part.accumulate * peers.size
             reporter.line(f"uptrain: {stage.steps} steps of {rows} x {stage.length} tokens")
         model, history = train(part, source, converted, training, peers.from_main(begin), reporter, peers)
-        told = history | {"command": command}
+        told = history | launch | {"command": command}
         peers.from_main(lambda: save_merged(model, converted, folder, told))
 
     inputs = {

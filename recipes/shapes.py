@@ -1,6 +1,8 @@
 """Shapes of models that are known without a download: sources of shipped recipes, and Llama 2."""
 
-from transformers import LlamaConfig
+from transformers import AutoConfig, LlamaConfig, PretrainedConfig
+
+from recipes.loading import is_local
 
 SIZES = {
     # Hidden size, that of the MLP, layers, heads, KV heads, vocabulary.
@@ -32,3 +34,12 @@ def shape_config(source: str) -> LlamaConfig | None:
         num_key_value_heads=kv_heads,
         vocab_size=vocabulary,
     )
+
+
+def source_config(source: str) -> PretrainedConfig | None:
+    """The config of a recipe's source, of one on the hub with its sizes alone; None if they are not known.
+
+    Args:
+        source: Folder or hub id.
+    """
+    return AutoConfig.from_pretrained(source) if is_local(source) else shape_config(source)

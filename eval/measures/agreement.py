@@ -12,7 +12,7 @@ from eval.contexts import Contexts, pack
 from eval.errors import EvalError
 from eval.logits import divergence, next_token_logits, rows_at_a_time
 from eval.measures.base import Ask, Measure
-from eval.measures.metrics import mean_kl, mean_metric
+from eval.metrics import mean_kl, mean_metric
 from eval.positions import position_buckets
 from eval.results import Metric, Outcome
 

@@ -11,7 +11,7 @@ from eval.errors import EvalError
 from eval.generation import continue_greedily
 from eval.logits import divergence
 from eval.measures.base import Ask, Measure
-from eval.measures.metrics import mean_kl, mean_metric
+from eval.metrics import mean_kl, mean_metric
 from eval.results import Metric, Outcome
 from eval.stats import mean, rate_error, wilson
 

@@ -14,7 +14,7 @@ from eval.contexts import Contexts, pack
 from eval.errors import EvalError
 from eval.logits import next_token_logits, rows_at_a_time, token_losses
 from eval.measures.base import Ask, Measure
-from eval.measures.metrics import mean_metric
+from eval.metrics import mean_metric
 from eval.positions import position_buckets
 from eval.results import Metric, Outcome
 from eval.stats import mean, ratio_samples

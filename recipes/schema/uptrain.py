@@ -1,5 +1,6 @@
 """How a recipe says a training: what is trained, on which losses, for how long."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -10,8 +11,9 @@ from recipes.schema.teacher import SavedTeacher, SeparateTeacher, Teacher
 
 Length = Annotated[int, Field(ge=16)]
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj"]
-Layers = Literal["all", "converted", "windowed"] | list[Annotated[int, Field(ge=0)]]
-LayerWeights = dict[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0.0)]]
+Layer = Annotated[int, Field(ge=0)]
+Layers = Literal["all", "converted", "windowed"] | Annotated[list[Layer], Field(min_length=1)]
+LayerWeights = Annotated[dict[Layer, Annotated[float, Field(gt=0.0)]], Field(min_length=1)]
 
 
 class LoraPart(Part):
@@ -53,8 +55,8 @@ class LoraPart(Part):
         return self
 
 
-class Stage(Part):
-    """A stretch of a training with rows of one length.
+class StagePart(Part):
+    """A stretch of a training with rows of one length, as a recipe says it.
 
     Attributes:
         length: Tokens of a row.
@@ -65,6 +67,21 @@ class Stage(Part):
     length: Length
     steps: PositiveInt
     batch_size: PositiveInt | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a training with rows of one length.
+
+    Attributes:
+        length: Tokens of a row.
+        steps: Optimizer steps.
+        batch_size: Rows per device and pass.
+    """
+
+    length: int
+    steps: int
+    batch_size: int
 
 
 class HeldoutPart(Part):
@@ -127,7 +144,7 @@ class UptrainPart(Part):
 
     data: Data
     steps: PositiveInt
-    length: Length | Annotated[list[Stage], Field(min_length=1)] = 2048
+    length: Length | Annotated[list[StagePart], Field(min_length=1)] = 2048
     packing: Literal["apart", "joined"] = "apart"
     batch_size: PositiveInt = 1
     accumulate: PositiveInt = 1
@@ -170,22 +187,17 @@ class UptrainPart(Part):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages, each with its batch size; a single length is one stage."""
+        """The stages; a single length is one."""
         if isinstance(self.length, int):
-            return (Stage(length=self.length, steps=self.steps, batch_size=self.batch_size),)
-        sizes = [stage.batch_size or self.batch_size for stage in self.length]
+            return (Stage(self.length, self.steps, self.batch_size),)
         return tuple(
-            stage.model_copy(update={"batch_size": size})
-            for stage, size in zip(self.length, sizes, strict=True)
+            Stage(part.length, part.steps, part.batch_size or self.batch_size) for part in self.length
         )
 
     @property
     def row_tokens(self) -> int:
         """Tokens that fit into all rows of all steps, per device."""
-        return (
-            sum(stage.steps * (stage.batch_size or 1) * stage.length for stage in self.stages)
-            * self.accumulate
-        )
+        return self.accumulate * sum(stage.steps * stage.batch_size * stage.length for stage in self.stages)
 
     @model_validator(mode="after")
     def _some_loss(self) -> "UptrainPart":

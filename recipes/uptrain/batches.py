@@ -14,13 +14,15 @@ from recipes.uptrain.mixtures import Mixture, Source
 from recipes.uptrain.packing import Packer, Row
 
 State = dict[str, Any]
+STATES = 4
+"""Steps whose state is kept: the last one that was trained, and more than a loader reads ahead of it."""
 
 
 class PackedBatches(IterableDataset[Row]):
     """Whole batches, because the stages of a curriculum differ in their rows; each is one element.
 
-    Loaders read ahead. So the state is kept after each of the last batches, and the one that belongs to the
-    batches that were trained on is asked for by their number.
+    Loaders read ahead. So the state is kept after each of the last steps, and the one that belongs to the
+    steps that were trained is asked for by their number.
     """
 
     def __init__(
@@ -42,20 +44,21 @@ class PackedBatches(IterableDataset[Row]):
         """
         self._documents = new_mixture(part, sources)
         self._packer = new_packer(part, tokenizer)
-        self._per_step = part.accumulate * processes
+        self._per_step = part.accumulate
         self._processes, self._process = processes, process
         self._stages = part.stages
-        self._kept: deque[tuple[int, State]] = deque(maxlen=2 * self._per_step + 4)
+        self._kept: deque[tuple[int, State]] = deque(maxlen=STATES)
         self._number = 0
         self._keep()
 
     def __iter__(self) -> Iterator[Row]:
         while True:
             stage = stage_at(self._stages, self._number // self._per_step)
-            size = stage.batch_size or 1
+            size = stage.batch_size
             rows = [self._packer.row(self._documents, stage.length) for _ in range(self._processes * size)]
-            self._number += self._processes
-            self._keep()
+            self._number += 1
+            if self._number % self._per_step == 0:
+                self._keep()
             own = rows[self._process * size : (self._process + 1) * size]
             yield {name: torch.stack([row[name] for row in own]) for name in rows[0]}
 
@@ -65,7 +68,7 @@ class PackedBatches(IterableDataset[Row]):
         Args:
             steps: The last ones that were trained.
         """
-        return dict(self._kept)[steps * self._per_step]
+        return dict(self._kept)[steps]
 
     def load_state(self, steps: int, state: State) -> None:
         """Go on after so many steps."""
@@ -77,7 +80,7 @@ class PackedBatches(IterableDataset[Row]):
 
     def _keep(self) -> None:
         state = {"documents": self._documents.state(), "packer": self._packer.state()}
-        self._kept.append((self._number, state))
+        self._kept.append((self._number // self._per_step, state))
 
 
 def new_mixture(part: UptrainPart, sources: Sequence[Source]) -> Mixture:

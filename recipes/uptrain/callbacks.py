@@ -13,9 +13,9 @@ from transformers.integrations import TensorBoardCallback
 
 from eval.parallel import Peers
 from eval.progress import Reporter, Tick
-from recipes.errors import RecipeError
 from recipes.schema import UptrainPart
 from recipes.uptrain.pace import Pace
+from recipes.uptrain.tensorboard import require_tensorboard
 
 
 class ShowProgress(TrainerCallback):
@@ -75,12 +75,9 @@ def log_to_tensorboard(folder: Path) -> TensorBoardCallback:
     Raises:
         RecipeError: the package is not installed.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise RecipeError(
-            "uptrain.tensorboard=true needs the package tensorboard: pip install headroom[tensorboard]"
-        ) from None
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     return TensorBoardCallback(SummaryWriter(str(folder)))
 
 

@@ -5,16 +5,31 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import (
+    PeftModel,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from torch.distributed.checkpoint import load as load_sharded
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipes.uptrain.batches import PackedBatches
 
 PROGRESS = "progress.json"
 """Written last, all at once: what the ``Trainer`` does not keep, such as how far the text was read."""
-TRAINED = ("adapter_model.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
-SAVED = (*TRAINED, PROGRESS)
-"""Files of a checkpoint, numbered by several processes; one that lacks any was cut off while it was made."""
+SHARDS = "pytorch_model_fsdp_0"
+"""Folder of what was trained, where each process wrote its part of it."""
+SAVED = (
+    ("adapter_model.safetensors", f"{SHARDS}/.metadata"),
+    ("optimizer*",),
+    ("scheduler.pt",),
+    ("rng_state*.pth",),
+    ("trainer_state.json",),
+    (PROGRESS,),
+)
+"""Files of a checkpoint, one of each, numbered by several processes; where any is missing, the checkpoint was
+cut off while it was made."""
 
 
 def newest_checkpoint(folder: Path) -> str | None:
@@ -23,7 +38,11 @@ def newest_checkpoint(folder: Path) -> str | None:
     Args:
         folder: Of the training.
     """
-    whole = [found for found in folder.glob("checkpoint-*") if all(any(found.glob(name)) for name in SAVED)]
+    whole = [
+        found
+        for found in folder.glob("checkpoint-*")
+        if all(any(any(found.glob(name)) for name in names) for names in SAVED)
+    ]
     return str(max(whole, key=lambda found: int(found.name.rpartition("-")[2]))) if whole else None
 
 
@@ -55,9 +74,15 @@ def load_trained(model: PeftModel, checkpoint: Path) -> None:
 
     Args:
         model: With the same adapters, not yet trained.
-        checkpoint: Of the training.
+        checkpoint: Of the training, in one process or in several.
     """
-    set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))
+    shards = checkpoint / SHARDS
+    if shards.is_dir():
+        weights = get_peft_model_state_dict(model)
+        load_sharded({"model": weights}, checkpoint_id=shards, no_dist=True)
+    else:
+        weights = load_peft_weights(str(checkpoint), device="cpu")
+    set_peft_model_state_dict(model, weights)
 
 
 class KeepProgress(TrainerCallback):

@@ -130,6 +130,9 @@ class MeasureHeldout(TrainerCallback):
 
     def _measure(self) -> None:
         losses = self.trainer.measure(self.rows)
+        # To log is to have logged: the line of the training that is due at this step would not come.
+        due = self.trainer.control.should_log
         self.trainer.log({PREFIX + name: losses[name] for name in ("kl", "ce")})
+        self.trainer.control.should_log = due
         step = self.trainer.state.global_step
         self.reporter.line(f"uptrain: step {step}: held-out KL {losses['kl']:.4f}  CE {losses['ce']:.4f}")

@@ -1,10 +1,26 @@
 """Which layers a recipe means when it says ``windowed``, ``converted`` or a list."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from eval.memory import cache_shape
 from recipes.errors import RecipeError
 from recipes.schema.uptrain import Layers, UptrainPart
+
+
+def check_numbers(layers: Iterable[int], count: int) -> None:
+    """See that layers are there.
+
+    Args:
+        layers: Their numbers, at least 0.
+        count: Layers of the model.
+
+    Raises:
+        RecipeError: one is not.
+    """
+    wrong = [layer for layer in layers if layer >= count]
+    if wrong:
+        raise RecipeError(f"layer {wrong[0]} does not exist; the model has layers 0 to {count - 1}")
 
 
 def choose_layers(chosen: Layers, student: Any, source: Any) -> list[int]:
@@ -22,9 +38,7 @@ def choose_layers(chosen: Layers, student: Any, source: Any) -> list[int]:
     if chosen == "all":
         return list(range(count))
     if isinstance(chosen, list):
-        wrong = [layer for layer in chosen if layer >= count]
-        if wrong:
-            raise RecipeError(f"layer {wrong[0]} does not exist; the model has layers 0 to {count - 1}")
+        check_numbers(chosen, count)
         return sorted(set(chosen))
     ours, theirs = cache_shape(student), cache_shape(source)
     if ours.layers is None or theirs.layers is None:

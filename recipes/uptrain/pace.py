@@ -57,6 +57,6 @@ class Pace:
         total = 0
         for stage in self.stages:
             steps = min(stage.steps, step)
-            total += steps * (stage.batch_size or 1) * stage.length
+            total += steps * stage.batch_size * stage.length
             step -= steps
         return total

@@ -1,6 +1,6 @@
 """Documents into training rows of one length."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class Packer:
             at the first token of each: nothing before it tells what it is.
 
         Raises:
-            StopIteration: the documents have ended before the row was full; ``rest`` gives what there is.
+            StopIteration: the documents have ended before the row was full.
         """
         whole = length - len(self._bos)
         if self._room(length) < 0:
@@ -67,10 +67,6 @@ class Packer:
             self._waiting[:1] = [document[room:]] if document[room:] else []
             if self._room(length) <= 0:
                 return self._take(length)
-
-    def rest(self, length: int) -> Row | None:
-        """The row that was begun, padded; None when there is none."""
-        return self._take(length) if self._pieces else None
 
     def state(self) -> dict[str, Any]:
         """Tokens that were read and are not yet in a row, as JSON."""
@@ -136,23 +132,3 @@ def check_apart(model: PreTrainedModel, device: torch.device) -> None:
             f"packing='apart': {type(model).__name__} does not keep documents apart by position_ids; use "
             "packing: joined"
         )
-
-
-def pack(documents: Iterable[str], packer: Packer, length: int) -> Iterator[Row]:
-    """The rows of a text, once, the last one padded.
-
-    Args:
-        documents: The text.
-        packer: An empty one.
-        length: Tokens of a row.
-    """
-    texts = iter(documents)
-    while True:
-        try:
-            row = packer.row(texts, length)
-        except StopIteration:
-            last = packer.rest(length)
-            if last is not None:
-                yield last
-            return
-        yield row

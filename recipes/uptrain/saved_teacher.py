@@ -27,25 +27,29 @@ class _Asked(Protocol):
 class Lessons:
     """What a teacher says to rows of text, on disk, found by the rows' content."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]):
+    def __init__(self, folder: Path, settings: dict[str, Any], process: int = 0):
         """Open, or begin.
 
         Args:
             folder: Holds a folder for every combination of settings.
             settings: All that the lessons depend on beside the rows, as JSON.
+            process: Number of this process. Each writes files of its own, for several may be asked about the
+                same rows at the same time.
         """
         said = json.dumps(settings | {"format": FORMAT}, sort_keys=True, indent=2)
         self.folder = folder / hashlib.sha256(said.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "settings.json").write_text(said + "\n", encoding="utf-8")
+        if process == 0:
+            (self.folder / "settings.json").write_text(said + "\n", encoding="utf-8")
+        self._process = process
+        self._opened: set[Path] = set()
         self._files: dict[str, Any] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Find what other processes have written since."""
-        for path in sorted(self.folder.glob("*.safetensors")):
-            file = safe_open(path, framework="pt")
-            self._files |= {name.partition(".")[0]: file for name in file.keys()}  # noqa: SIM118 - no dict
+        for path in sorted(set(self.folder.glob("*.safetensors")) - self._opened):
+            self._open(path)
 
     def __contains__(self, row: str) -> bool:
         return row in self._files
@@ -67,11 +71,16 @@ class Lessons:
         """Write some rows as one file, all at once."""
         tensors = {f"{row}.index": index.contiguous() for row, (index, _) in lessons.items()}
         tensors |= {f"{row}.logprobs": logprobs.contiguous() for row, (_, logprobs) in lessons.items()}
-        path = self.folder / f"{next(iter(lessons))}.safetensors"
+        path = self.folder / f"{next(iter(lessons))}-{self._process}.safetensors"
         partial = path.with_suffix(".partial")
         save_file(tensors, partial)
         partial.replace(path)
-        self.refresh()
+        self._open(path)
+
+    def _open(self, path: Path) -> None:
+        file = safe_open(path, framework="pt")
+        self._files |= {name.partition(".")[0]: file for name in file.keys()}  # noqa: SIM118 - no dict
+        self._opened.add(path)
 
 
 class RememberedTeacher:

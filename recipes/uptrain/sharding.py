@@ -1,12 +1,14 @@
 """FSDP2, as a configuration of ``accelerate launch`` asks for it."""
 
+from dataclasses import replace
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.fsdp import CPUOffloadPolicy
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 from recipes.launch import is_sharded
@@ -26,7 +28,13 @@ def enable_sharding(accelerator: Accelerator) -> bool:
         if isinstance(state.fsdp_plugin.cpu_offload, CPUOffloadPolicy):
             # There is no device that could read pinned memory.
             state.fsdp_plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)
-    return accelerator.distributed_type == DistributedType.FSDP
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return False
+    policy = state.fsdp_plugin.mixed_precision_policy
+    if isinstance(policy, MixedPrecisionPolicy):
+        # accelerate would sum gradients over processes and passes in bfloat16.
+        state.fsdp_plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32)
+    return True
 
 
 def shard_teacher(accelerator: Accelerator, teacher: nn.Module) -> None:

@@ -14,7 +14,7 @@ from eval.memory import CacheShape, cache_shape
 from patches.config import WindowedConfigMixin
 from recipes.errors import RecipeError
 from recipes.uptrain.passes import Reader, Reading, attention_modules, model_inputs
-from recipes.uptrain.weights import Weights
+from recipes.uptrain.weights import Weights, names_in_model
 
 UNBOUNDED = 2**30
 """A window that no row is longer than."""
@@ -140,18 +140,19 @@ class StudentAsTeacher:
         unknown = [name for name in converted if name not in source]
         if unknown:
             raise RecipeError(f"a shared teacher: the source has no tensor {unknown[0]}; {INSTEAD}")
+        places = names_in_model(source, parameters, self.model.get_base_model().base_model_prefix)
         beside = {}
         for name in source:
             if name in converted:
                 before, after = source[name], converted[name]
                 if before.shape == after.shape and torch.equal(before, after.to(before.dtype)):
                     continue
-            elif name not in parameters:
+            elif name not in places:
                 # Old checkpoints hold buffers, which a conversion may leave out.
                 continue
-            if name not in parameters or (name in converted and not _may_differ(name, before, after)):
+            if name not in places or (name in converted and not _may_differ(name, before, after)):
                 raise RecipeError(f"a shared teacher: {name} cannot be put back by name; {INSTEAD}")
-            place, value = parameters[name]
+            place, value = parameters[places[name]]
             beside[place] = source[name].to(value.device, value.dtype)
         return beside
 

@@ -84,7 +84,7 @@ def save_teacher(
         raise RecipeError(f"teacher.top_k={said.top_k} must be below the vocabulary of {vocabulary} tokens")
     state = arguments.distributed_state
     settings = {"source": fingerprint(pair.source), "temperature": part.temperature} | said.model_dump()
-    lessons = Lessons(folder, settings)
+    lessons = Lessons(folder, settings, arguments.process_index)
     held_out = part.heldout.rows if part.heldout is not None else 0
     with reporter.step("teacher", part.steps * part.accumulate + held_out) as tick:
         save_lessons(

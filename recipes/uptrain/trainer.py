@@ -65,6 +65,19 @@ class DistillationTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         self.is_fsdp_enabled = enable_sharding(self.accelerator)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As ``Trainer``, but nothing for a sharded model, which got its weights before it was sharded.
+
+        What accelerate loads into adapters that are sharded is not what it saved.
+        """
+        if not self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """As ``Trainer``, but nothing for a sharded model, whose best weights are loaded when it is whole."""
+        if not self.is_fsdp_enabled:
+            super()._load_best_model()
+
     def compute_loss(
         self,
         model: Any,
@@ -150,7 +163,7 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
     """
     if part.optimizer != "adamw":
         require_bitsandbytes(f"optimizer {part.optimizer}", "optimizer: adamw")
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=part.steps,
         # An element of the training's rows is a whole batch.
@@ -180,3 +193,8 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    # A process has one device. The Trainer would split batches among all that it sees (nn.DataParallel), in
+    # threads whose passes no hook tells apart.
+    assert arguments.device is not None
+    arguments._n_gpu = 1
+    return arguments

@@ -101,6 +101,8 @@ def train(
         _load_done(trainer, model, last)
         reporter.line(f"uptrain: ended after step {trainer.state.global_step}, in an earlier run")
     else:
+        if last is not None and trainer.is_fsdp_enabled:
+            load_trained(model, last)
         _run(trainer, part, last, output, reporter, peers)
         if trainer.is_fsdp_enabled:
             trained = gather_trained(model)
@@ -108,6 +110,8 @@ def train(
             if peers.main:
                 model = _load_student(student, part, layers)
                 model.load_state_dict(trained, strict=False)
+                if trainer.state.best_global_step:
+                    load_trained(model, output / f"checkpoint-{trainer.state.best_global_step}")
     return model, tell(part, teacher, trainer.state, keeper.wall_s, arguments.device)
 
 

@@ -1,6 +1,6 @@
 """The tensors of a checkpoint on disk, by name."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from safetensors import safe_open
@@ -28,3 +28,26 @@ class Weights:
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self._places[name].get_tensor(name)
         return tensor
+
+
+def names_in_model(names: Iterable[str], known: Collection[str], prefix: str) -> dict[str, str]:
+    """What a model calls the tensors of a checkpoint.
+
+    A checkpoint that was saved without its head leaves out the name of the base model, as GPT-2 and BLOOM on
+    the hub do; transformers puts it in when it loads one.
+
+    Args:
+        names: Of the checkpoint's tensors.
+        known: Of the model's tensors.
+        prefix: The model's ``base_model_prefix``.
+
+    Returns:
+        The model's name for each; those that the model has no use for are left out.
+    """
+    found = {}
+    for name in names:
+        if name in known:
+            found[name] = name
+        elif f"{prefix}.{name}" in known:
+            found[name] = f"{prefix}.{name}"
+    return found

@@ -88,7 +88,10 @@ def last_stream(result: Path) -> float:
     return layers[-1]["stream"]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "phi3"])
+@pytest.mark.parametrize(
+    "family",
+    ["llama", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("gpt2", "gemma2", "phi3"))],
+)
 def test_each_stage_repairs_more(family: str, make_checkpoint, text: Path, tmp_path: Path) -> None:
     source = make_checkpoint(family)
     none = convert(

@@ -98,7 +98,7 @@ def test_code_that_ignores_the_model_type_is_refused(make_checkpoint, tmp_path):
         LlamaForCausalLM.from_pretrained(tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_it_loads_where_headroom_is_not(make_checkpoint, tmp_path):
     source = make_checkpoint("llama")
     asked = {

@@ -129,7 +129,7 @@ for folder in sys.argv[2:]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["patches", "remote"])
+@pytest.mark.parametrize("way", [pytest.param("patches", marks=pytest.mark.thorough), "remote"])
 def test_grouped_results_compute_what_equal_heads_compute(way: str, make_checkpoint, tmp_path: Path) -> None:
     families = [name for name, family in FAMILIES.items() if not family.grouped]
     for name in families:

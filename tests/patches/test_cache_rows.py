@@ -23,14 +23,14 @@ from tests.patches.policies import (
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"prefill_chunk_size": 7}], ids=str)
 def test_padded_rows_write_what_they_write_alone(name, options):
     model, (tokens, mask) = build(), padded()
-    together = write(model, tokens, cache_of(model, name), new=64, attention_mask=mask, **options)
+    together = write(model, tokens, cache_of(model, name), new=40, attention_mask=mask, **options)
     for row, length in enumerate(LENGTHS):
         if options.get("prefill_chunk_size"):
             # Chunks end where the columns of the batch say.
             ends = [end - tokens.shape[1] + length for end in range(7, tokens.shape[1], 7)]
             alone = cut_prefill(model, name, tokens[row : row + 1, -length:], [e for e in ends if e > 0])
         else:
-            alone = write(model, tokens[row : row + 1, -length:], cache_of(model, name), new=64, **options)
+            alone = write(model, tokens[row : row + 1, -length:], cache_of(model, name), new=40, **options)
         assert together[row].tolist() == alone[0].tolist(), f"row {row}"
 
 
@@ -38,7 +38,7 @@ def cut_prefill(model, name, tokens, ends):
     cache = cache_of(model, name)
     logits = feed(model, cache, tokens, *ends)
     written = [logits[:, -1:].argmax(-1)]
-    while len(written) < 64:
+    while len(written) < 40:
         written.append(feed(model, cache, written[-1]).argmax(-1))
     return torch.cat(written, dim=1)
 

@@ -24,7 +24,7 @@ def test_fused_kernels(capability, dim):
         assert capability == 80 or narrow or kernel["wgmma"], (name, kernel)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @needs_compiler
 @pytest.mark.parametrize("script,count", [("compile_sinks", 12), ("compile_decode", 14)])
 def test_sink_and_decode_kernels(script, count):

@@ -161,7 +161,7 @@ def test_load_gives_a_tokenizer_too(tmp_path):
     assert type(model).__name__ == "WindowedGPTNeoXForCausalLM" and tokenizer.padding_side == "left"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_family_loads_where_headroom_is_not(tmp_path):
     folders = {family: tmp_path / family for family in CONFIGS}
     sources = {family: converted(family, folder) for family, folder in folders.items()}

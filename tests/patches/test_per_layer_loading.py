@@ -128,7 +128,9 @@ def test_load_gives_a_tokenizer_too(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remote", [False, True], ids=["import", "remote"])
+@pytest.mark.parametrize(
+    "remote", [pytest.param(False, id="import", marks=pytest.mark.thorough), pytest.param(True, id="remote")]
+)
 def test_a_fresh_process_loads_and_saves_it(remote, tmp_path):
     want = {}
     for window in ("window", "no-window"):

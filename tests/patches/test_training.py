@@ -92,7 +92,7 @@ def test_sharded_parameters_train_the_same(one_process):
         torch.testing.assert_close(one.grad, other.grad.full_tensor(), msg=name, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize("backend", [pytest.param("eager", marks=pytest.mark.thorough), "sdpa"])
 def test_compiling_a_forward_pass_breaks_no_graph(backend):
     model = windowed_model("llama", num_hidden_layers=2)
     model.set_attn_implementation(backend)

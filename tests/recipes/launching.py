@@ -82,18 +82,20 @@ def run_alone(file: Path, output: Path) -> Path:
     return output
 
 
-def launch(file: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def launch(file: Path, output: Path, *options: str, resume: bool = False) -> subprocess.CompletedProcess[str]:
     """``accelerate launch -m recipes run`` with two processes on the CPU.
 
     Args:
         file: The recipe.
         output: Of the run.
         options: Of ``accelerate launch``, before those of its configuration.
+        resume: Whether to go on with a run.
     """
     config = SHIPPED / "accelerate" / "two_processes_cpu.yaml"
     command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file", str(config)]
     command += [*options, "--main_process_port", "0"]
     command += ["-m", "recipes", "run", str(file), "--output", str(output)]
+    command += ["--resume"] * resume
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHIPPED.parent)}
     return subprocess.run(
         command,

@@ -3,13 +3,14 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from convert import Request, convert
@@ -23,7 +24,7 @@ from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.merging import save_merged
 from recipes.uptrain.training import train
 from tests.recipes.test_passes import stock
-from tests.recipes.training import training_part
+from tests.recipes.training import leave_out, training_part
 
 CHECKPOINT = SHIPPED / "tiny" / "checkpoint"
 TOKENS = torch.arange(3, 73)[None]
@@ -86,7 +87,24 @@ def test_merging_gives_what_was_trained_and_changes_nothing_else(student, tmp_pa
     assert {key for key in before if not torch.equal(before[key], after[key])} == trained_names(chosen)
 
 
-def test_sink_logits_are_added_trained_and_merged(student, tmp_path):
+def test_what_was_trained_is_never_left_out_of_what_is_written(student, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    adapted = add_adapters(model, LoraPart(targets=["q_proj"], full=["k_proj"]), [0, 1, 2, 3])
+    tensors = load_file(student / "model.safetensors")
+    renamed = "model.layers.1.self_attn.k_proj.weight"
+    tensors[f"{renamed}.old"] = tensors.pop(renamed)
+    shutil.copytree(student, tmp_path / "other")
+    save_file(tensors, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(RecipeError, match=rf"{renamed} was trained, and the converted checkpoint has no"):
+        save_merged(adapted, tmp_path / "other", tmp_path / "merged", {"log": []})
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("bare", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_sink_logits_are_added_trained_and_merged(student, tmp_path, bare):
+    if bare:
+        student = shutil.copytree(student, tmp_path / "bare")
+        leave_out("model.", student)
     part = training_part(lora={"rank": 4, "sink_logits": True}, steps=3, learning_rate=2e-2, save_every=3)
     model, history = train(part, CHECKPOINT, student, tmp_path / "log", False, Reporter(None))
     with torch.no_grad():
@@ -98,7 +116,8 @@ def test_sink_logits_are_added_trained_and_merged(student, tmp_path):
     assert after["attention_window"] == before["attention_window"] | {"sink_logits": True}
     tensors = load_file(tmp_path / "merged" / "model.safetensors")
     added = tensors.keys() - load_file(student / "model.safetensors").keys()
-    assert added == {f"model.layers.{layer}.self_attn.sink_logits.weight" for layer in (0, 1, 3)}
+    base = "" if bare else "model."
+    assert added == {f"{base}layers.{layer}.self_attn.sink_logits.weight" for layer in (0, 1, 3)}
     assert all(tensors[name].shape == (8,) and (tensors[name] != START).any() for name in added)
     with torch.no_grad():
         got = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(TOKENS).logits

@@ -27,6 +27,7 @@ from recipes.uptrain.training import train
 DEMO, CHECKPOINT = SHIPPED / "tiny" / "demo.yaml", SHIPPED / "tiny" / "checkpoint"
 REDUCED = [
     "uptrain.steps=6",
+    "uptrain.warmup_steps=5",
     "uptrain.length=128",
     "uptrain.data.tokens=128",
     "uptrain.log_every=2",
@@ -137,11 +138,13 @@ def test_resume_with_another_learning_rate_trains_anew(finished, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
+@pytest.mark.parametrize("which", [0, -1], ids=["whole", "sharded"])
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path, which):
     for step in (4, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        for name in SAVED:
-            (tmp_path / f"checkpoint-{step}" / name.replace("*", "")).touch()
+        for names in SAVED:
+            file = tmp_path / f"checkpoint-{step}" / names[which].replace("*", "")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
     assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     (tmp_path / "checkpoint-10" / "optimizer").unlink()
     assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")

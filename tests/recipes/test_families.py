@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,6 +22,7 @@ from recipes.schema import UptrainPart
 from recipes.uptrain.merging import save_merged
 from recipes.uptrain.projections import module_names, split_names
 from recipes.uptrain.training import train
+from tests.recipes.training import leave_out
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
@@ -38,6 +40,9 @@ def source(folder: Path, family: str) -> Path:
         model = GPTNeoXForCausalLM(GPTNeoXConfig(**shape, max_position_embeddings=128, **sizes))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if family == "gpt2":
+        # As on the hub: h.0.attn.c_attn.weight.
+        leave_out("transformer.", folder)
     return folder
 
 
@@ -98,6 +103,8 @@ def test_fused_projections_train_and_merge_to_what_was_trained(tmp_path, family,
         )
         torch.testing.assert_close(after(input_ids=tokens).logits, trained, rtol=1e-5, atol=1e-5)
         assert (before(input_ids=tokens).logits - trained).abs().max() > 1e-3
+    named = [load_file(folder / "model.safetensors").keys() for folder in (converted, tmp_path / "merged")]
+    assert named[0] == named[1] and any(name.startswith("h.") for name in named[0]) == (family == "gpt2")
     assert type(after) is type(before) and after.config.model_type == before.config.model_type
     kept = {name: value for name, value in before.state_dict().items() if "attn" not in name}
     unchanged = [name for name in kept if "attention" not in name]

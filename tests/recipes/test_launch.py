@@ -1,6 +1,7 @@
 """A recipe in two processes of ``accelerate launch``: the same weights, losses and scores as in one."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,21 @@ def test_two_processes_with_halves_of_the_models_train_as_one(
     halves = list((tmp_path / "run" / "training" / "checkpoint-4").glob("optimizer_0/__[01]_0.distcp"))
     assert len(halves) == 2
     assert not list((tmp_path / "run" / "training").rglob("adapter_model.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_halves_that_were_killed_go_on(source: Path, alone: Path, tmp_path: Path) -> None:
+    file, run = write_recipe(tmp_path, source, accumulate=2), tmp_path / "run"
+    assert launch(file, run).returncode == 0
+    for gone in (run / "uptrained", run / "training" / "checkpoint-4"):
+        shutil.rmtree(gone)
+    refused = launch(file, run, "--multi_gpu", resume=True)
+    assert refused.returncode != 0
+    assert "had 2 processes with a part of each model, this run has 2 processes, and would" in refused.stderr
+    done = launch(file, run, resume=True)
+    assert_same_run(run, alone, done)
+    assert "uptrain: resumed after step 2" in done.stdout
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 """The memory estimate against what a small training holds: exactly, activations within a tenth."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
+import patches  # noqa: F401 - registers the windowed checkpoints
+from convert import Request, convert
 from recipes.checking import check_recipe
 from recipes.loading import LAUNCHERS, SHIPPED, load_recipe
 from recipes.memory import Counts, activation_bytes, count, estimate
@@ -122,6 +125,25 @@ def test_more_gpus_hold_less_each() -> None:
     assert "teacher" not in items(part(kl_weight=0, ce_weight=1), counts)
 
 
+@pytest.mark.parametrize("bf16,nbytes", [(False, 4), (True, 2)])
+def test_between_the_passes_of_a_step_every_gpu_has_whole_gradients(bf16: bool, nbytes: int) -> None:
+    how, once = (part(accumulate=passes, bf16=bf16) for passes in (3, 1))
+    counts = count(how, SOURCE, 2)
+    assert items(how, counts, 8)["gradients"] == counts.trained * nbytes
+    assert items(how, counts)["gradients"] == items(once, counts)["gradients"] == counts.trained * 4
+
+
+def test_sink_logits_are_counted(tmp_path: Path) -> None:
+    checkpoint = SHIPPED / "tiny" / "checkpoint"
+    convert(Request(str(checkpoint), tmp_path / "windowed", kv_heads=2, window=16, sinks=2))
+    how = part(lora=LORA | {"sink_logits": True})
+    model = add_adapters(AutoModelForCausalLM.from_pretrained(tmp_path / "windowed"), how.lora, [0, 1, 2, 3])
+    counts = count(how, AutoConfig.from_pretrained(checkpoint), 2)
+    trained = [value for value in model.parameters() if value.requires_grad]
+    assert counts.student == sum(value.numel() for value in model.parameters())
+    assert (counts.trained, counts.tensors) == (sum(value.numel() for value in trained), len(trained))
+
+
 def test_what_a_teacher_and_an_optimizer_take_is_as_the_recipe_says() -> None:
     counts = count(part(), SOURCE, 2)
     merged = 3 * 2 * 32 * 32
@@ -143,7 +165,9 @@ def test_checking_a_recipe_says_its_memory() -> None:
     lines = [check_recipe(load_recipe(SHIPPED / "chat_gqa8.yaml"), gpus)[-1] for gpus in (1, 8)]
     assert lines[0].startswith("memory: ") and " on one GPU (student " in lines[0]
     assert " on each of 8 GPUs (student " in lines[1]
-    assert check_recipe(load_recipe(SHIPPED / "tiny" / "demo.yaml"))[-1].startswith("memory: ")
+    demo = SHIPPED / "tiny" / "demo.yaml"
+    for changes in ([], ["uptrain.lora.sink_logits=true"]):
+        assert check_recipe(load_recipe(demo, changes))[-1].startswith("memory: ")
 
 
 def saved_bytes(model: Any, bf16: bool) -> tuple[int, int]:

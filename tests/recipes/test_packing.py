@@ -1,5 +1,7 @@
 """Rows keep documents whole, lose no token, and in ``apart`` say of each what it says alone."""
 
+from itertools import islice
+
 import pytest
 import torch
 from transformers import (
@@ -15,9 +17,12 @@ import patches
 from convert import Request, convert
 from recipes.errors import RecipeError
 from recipes.loading import SHIPPED
+from recipes.uptrain.batches import PackedBatches
 from recipes.uptrain.distillation import Predictions, distillation_losses
-from recipes.uptrain.packing import IGNORED, Packer, check_apart, pack
+from recipes.uptrain.mixtures import Listed
+from recipes.uptrain.packing import IGNORED, Packer, check_apart
 from recipes.uptrain.passes import model_inputs
+from tests.recipes.training import training_part
 
 CHECKPOINT = SHIPPED / "tiny" / "checkpoint"
 TOKENIZER = AutoTokenizer.from_pretrained(CHECKPOINT)
@@ -32,7 +37,18 @@ SMALL = {
 
 
 def rows_of(texts, length, apart=False):
-    return list(pack(texts, Packer(TOKENIZER, apart), length))
+    """All of some texts, the last row padded."""
+    packer, documents, rows = Packer(TOKENIZER, apart), iter(texts), []
+    while True:
+        try:
+            rows.append(packer.row(documents, length))
+        except StopIteration:
+            begun = packer.state()["pieces"]
+            if begun:
+                # What fills a row alone does not fit in the one that was begun, and ends it.
+                packer.load_state({"pieces": begun, "waiting": [[0] * (length - 1)]})
+                rows.append(packer.row(documents, length))
+            return rows
 
 
 def encoded(text):
@@ -88,6 +104,22 @@ def test_a_packer_goes_on_from_its_state_and_through_rows_of_other_lengths():
     again = Packer(TOKENIZER, True)
     again.load_state(states[2])
     assert torch.equal(again.row(iter(left[2]), lengths[3])["input_ids"], rows[3]["input_ids"])
+
+
+def test_a_state_is_kept_for_each_of_the_last_steps(monkeypatch):
+    made = []
+    state = Packer.state
+    monkeypatch.setattr(Packer, "state", lambda packer: made.append(1) or state(packer))
+    part = training_part(length=32, steps=9, accumulate=5)
+    batches = PackedBatches(part, [Listed(TEXTS)], TOKENIZER, processes=3)
+    rows = list(islice(batches, 6 * 5))
+    assert len(made) == 7
+    # A loader may have read ahead by three steps.
+    for step in (3, 6):
+        again = PackedBatches(part, [Listed(TEXTS)], TOKENIZER, processes=3)
+        again.load_state(step, batches.state_after(step))
+        wanted = rows[step * 5] if step < 6 else next(iter(batches))
+        assert torch.equal(next(iter(again))["input_ids"], wanted["input_ids"])
 
 
 def alone(model, text):

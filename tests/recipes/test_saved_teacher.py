@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from convert import Request, convert
@@ -94,6 +96,39 @@ def test_a_killed_run_asks_only_for_what_is_missing(tmp_path, source, monkeypatc
     assert all(row in finished for batch in given for row in row_names(batch))
     nobody = Counting(source, kill_after=0)
     ask(finished, nobody, given)
+
+
+def test_processes_asked_about_the_same_rows_write_no_file_of_each_other(tmp_path, source, monkeypatch):
+    given, written = batches(1), []
+    lessons = [Lessons(tmp_path, {}, process) for process in (0, 1)]
+
+    def save_in_turns(tensors, path):
+        written.append(path)
+        save_file(tensors, path)
+        if len(written) == 1:
+            # The other process is asked, writes and is done while this one is still writing.
+            ask(lessons[1], Counting(source), given)
+
+    monkeypatch.setattr(saved_teacher, "save_file", save_in_turns)
+    ask(lessons[0], Counting(source), given)
+    assert len(set(written)) == 2 and len(list(tmp_path.rglob("*.safetensors"))) == 2
+    assert not list(tmp_path.rglob("*.partial"))
+    assert all(row in one for one in lessons for row in row_names(given[0]))
+
+
+def test_every_file_is_opened_once(tmp_path, source, monkeypatch):
+    opened = []
+
+    def count(path, **options):
+        opened.append(path)
+        return safe_open(path, **options)
+
+    monkeypatch.setattr(saved_teacher, "SHARD_ROWS", 2)
+    monkeypatch.setattr(saved_teacher, "safe_open", count)
+    lessons = Lessons(tmp_path, {})
+    ask(lessons, Counting(source), batches(4))
+    lessons.refresh()
+    assert len(opened) == len(set(opened)) == 4
 
 
 def test_other_settings_are_other_lessons_and_unknown_rows_are_said(tmp_path, source):

@@ -16,7 +16,7 @@ from recipes.uptrain.adapters import add_adapters
 from recipes.uptrain.shared_teacher import StudentAsTeacher
 from recipes.uptrain.training import train
 from tests.patches.test_memory import allocations
-from tests.recipes.training import training_part
+from tests.recipes.training import leave_out, training_part
 
 CHECKPOINT = SHIPPED / "tiny" / "checkpoint"
 TOKENS = torch.arange(3, 143).reshape(2, 70)
@@ -115,6 +115,13 @@ def test_merged_heads_are_held_beside_those_of_the_source(tmp_path, options, cha
 def test_every_kind_of_family_is_its_own_teacher(tmp_path, family, own):
     source = source_of(family, tmp_path / "source", **own)
     convert(Request(str(source), tmp_path / "out", kv_heads=2, window=8, sinks=2))
+    check_against(source, shared(source, tmp_path / "out"), exact=False)
+
+
+def test_a_source_without_the_name_of_its_base_model_is_put_back_all_the_same(tmp_path):
+    source = source_of("llama", tmp_path / "source")
+    leave_out("model.", source)
+    convert(Request(str(source), tmp_path / "out", kv_heads=2))
     check_against(source, shared(source, tmp_path / "out"), exact=False)
 
 

@@ -1,6 +1,9 @@
-"""A training of a few small steps."""
+"""A training of a few small steps, and checkpoints as the hub has them."""
 
+from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file, save_file
 
 from recipes.schema import UptrainPart
 
@@ -14,3 +17,10 @@ def training_part(**changes: Any) -> UptrainPart:
         "lora": {"rank": 4, "alpha": 8},
     }  # fmt: skip
     return UptrainPart.model_validate(given | changes)
+
+
+def leave_out(prefix: str, checkpoint: Path) -> None:
+    """Name a checkpoint's tensors as one that was saved without its head does."""
+    path = checkpoint / "model.safetensors"
+    tensors = {name.removeprefix(prefix): value for name, value in load_file(path).items()}
+    save_file(tensors, path, {"format": "pt"})
