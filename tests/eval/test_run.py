@@ -15,7 +15,7 @@ from eval.checkpoint import find_checkpoint
 from eval.errors import EvalError
 from eval.measures import MEASURES
 from eval.report.heatmaps import heatmaps
-from eval.results import SCHEMA_VERSION, Cell, CheckpointRecord, GateOutcome, Outcome, Results, Row
+from eval.results import SCHEMA_VERSION, Cell, CheckpointRecord, GateOutcome, Results, Row
 from eval.run import evaluate
 from eval.strict import parse_strict
 from eval.suite import Suite
@@ -143,86 +143,6 @@ def test_what_was_measured_is_not_measured_again(
     more = evaluate([("source", dense), ("new", make_checkpoint(seed=5))], SUITE, output)
     assert loads == ["new", "source"]
     assert more.cell("perplexity", "source") == before.cell("perplexity", "source")
-
-
-def test_every_task_setting_is_part_of_the_key(
-    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, data = make_checkpoint(), tmp_path / "data"
-    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    data.mkdir()
-    row = {"goal": "dresser", "sol1": "this", "sol2": "that", "label": 0}
-    for name in ("piqa.jsonl", "piqa.train.jsonl"):
-        (data / name).write_text(json.dumps(row) + "\n")
-    keys: list[str] = []
-
-    def stored(_store: Any, _name: str, _measure: str, key: str) -> Outcome:
-        keys.append(key)
-        return Outcome(metrics=[])
-
-    monkeypatch.setattr(run_module.Store, "get", stored)
-    base = {"names": ["piqa"], "data_dir": str(data)}
-    changes = [{}, {"num_fewshot": 1}, {"limit": 1}, {"chat_template": True}, {"bos": "always"}]
-    for change in changes:
-        evaluate([("a", folder)], parse_strict(Suite, {"tasks": base | change}), tmp_path / "out")
-    with (data / "piqa.jsonl").open("a") as file:
-        file.write(json.dumps(row | {"label": 1}) + "\n")
-    evaluate([("a", folder)], parse_strict(Suite, {"tasks": base}), tmp_path / "out")
-    assert len(set(keys)) == len(keys) == len(changes) + 1
-    shutil.copytree(data, tmp_path / "moved")
-    moved = base | {"data_dir": str(tmp_path / "moved")}
-    evaluate([("a", folder)], parse_strict(Suite, {"tasks": moved}), tmp_path / "out")
-    assert keys[-1] == keys[-2], "the same documents in another folder"
-
-
-def test_versions_are_part_of_every_key_and_the_machine_of_those_of_speed(
-    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keys: list[tuple[str, str]] = []
-
-    def stored(_store: Any, _name: str, measure: str, key: str) -> Outcome:
-        keys.append((measure, key))
-        return Outcome(metrics=[])
-
-    monkeypatch.setattr(run_module.Store, "get", stored)
-    real = run_module.environment
-    suite = SUITE.model_copy(update={"tasks": None, "needle": None})
-
-    def changed(**changes: Any) -> set[str]:
-        """The measures that are measured again on another machine or with other versions."""
-        seen = len(keys)
-        monkeypatch.setattr(run_module, "environment", lambda *given: real(*given) | changes)
-        evaluate([("a", dense)], suite, tmp_path / "out")
-        return {measure for measure, key in keys[seen:] if (measure, key) not in keys[:seen]}
-
-    everything = changed()
-    assert everything == set(suite.sections()) - {"agreement"}
-    assert changed() == set()
-    assert changed(torch="9.9") == changed(transformers="9.9") == everything
-    assert changed(cpu="another") == changed(device="another") == changed(threads=77) == {"speed"}
-
-
-@pytest.mark.parametrize(
-    ("name", "digest"),
-    [
-        ("generation_config.json", "digest"),
-        ("chat_template.jinja", "tokenizer_digest"),
-        ("additional_chat_templates/tool_use.jinja", "tokenizer_digest"),
-        ("spiece.model", "tokenizer_digest"),
-    ],
-)
-def test_every_file_that_counts_is_digested(
-    name: str, digest: str, make_checkpoint: Callable[..., Path]
-) -> None:
-    folder = make_checkpoint()
-    before = find_checkpoint("a", folder).record
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_text('{"repetition_penalty": 1.3}')
-    after = find_checkpoint("a", folder).record
-    changed = [
-        each for each in ("digest", "tokenizer_digest") if getattr(before, each) != getattr(after, each)
-    ]
-    assert changed == [digest]
 
 
 def test_the_keys_of_the_metrics_are_those_that_gates_are_checked_against(results: Results) -> None:
