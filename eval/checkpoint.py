@@ -19,8 +19,11 @@ from eval.results import CheckpointRecord
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LOAD_ERRORS = (ValueError, OSError, KeyError, TypeError, RuntimeError, ImportError, AttributeError)
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin")
-_TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+_MODEL = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
+_TOKENIZER = (
+    *("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template*", "additional_chat_templates/*"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,6 @@ class Checkpoint:
     """A checkpoint folder and what can be known without loading its weights.
 
     Attributes:
-        window: Tokens that a windowed layer sees, its own included; None for a dense model.
         allowed_length: Longest input the model is defined for; None where positions live in the cache.
     """
 
@@ -37,7 +39,6 @@ class Checkpoint:
     record: CheckpointRecord
     shape: CacheShape
     stored_dtype: torch.dtype
-    window: int | None
     allowed_length: int | None
 
     def check_length(self, length: int, what: str) -> None:
@@ -68,13 +69,18 @@ class Loaded:
     def name(self) -> str:
         return self.checkpoint.name
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model gives logits for."""
+        return int(self.model.config.get_text_config().vocab_size)
+
 
 def find_checkpoint(name: str, path: str | Path) -> Checkpoint:
     """Read a folder's config and digests.
 
     Raises:
-        EvalError: the folder or its config, weights or tokenizer are missing, or transformers refuses the
-        config.
+        EvalError: the folder or its config or weights are missing or not what they should be, transformers
+        refuses the config, or it is not that of a decoder with attention.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -90,14 +96,20 @@ def find_checkpoint(name: str, path: str | Path) -> Checkpoint:
         raise EvalError(f"checkpoint {name!r}: config not readable: {one_line(error)}") from None
     text_config = config.get_text_config(decoder=True)
     window = getattr(text_config, "attention_window", None)
-    shape = cache_shape(text_config)
+    try:
+        shape = cache_shape(text_config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise EvalError(
+            f"checkpoint {name!r}: its {config.model_type!r} config does not describe attention layers: "
+            f"{one_line(error)}"
+        ) from None
     cached_positions = isinstance(window, dict) and window.get("positions") == "cache"
     allowed = None if cached_positions else getattr(text_config, "max_position_embeddings", None)
     stored = raw.get("dtype") or raw.get("torch_dtype") or "float32"
     record = CheckpointRecord(
         name=name,
         path=str(path),
-        digest=_digest(folder, ("config.json", *_WEIGHTS)),
+        digest=_digest(folder, _MODEL),
         tokenizer_digest=_digest(folder, _TOKENIZER),
         parameters=_parameters(folder),
         config={
@@ -115,7 +127,7 @@ def find_checkpoint(name: str, path: str | Path) -> Checkpoint:
         },
     )
     dtype = DTYPES.get(stored, torch.float32)
-    return Checkpoint(name, folder, record, shape, dtype, shape.window, allowed)
+    return Checkpoint(name, folder, record, shape, dtype, allowed)
 
 
 def load(
@@ -141,14 +153,28 @@ def load(
         if weights:
             model = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype, config=config)
             model = model.to(device).eval()
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
     except (*_LOAD_ERRORS, SafetensorError) as error:
         raise EvalError(f"checkpoint {checkpoint.name!r} does not load: {one_line(error)}") from None
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
+    tokenizer = load_tokenizer(checkpoint)
     bos = tokenizer.bos_token_id
     return Loaded(checkpoint, model, tokenizer, device, dtype, [] if bos is None else [bos])
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's tokenizer.
+
+    Raises:
+        EvalError: transformers could not load it; its reason in one line.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint.path)
+    except _LOAD_ERRORS as error:
+        raise EvalError(
+            f"checkpoint {checkpoint.name!r}: its tokenizer does not load: {one_line(error)}"
+        ) from None
 
 
 def pick_device(name: str) -> torch.device:
@@ -185,7 +211,8 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 def _digest(folder: Path, patterns: tuple[str, ...]) -> str:
     """sha256 over names and contents of the files that match, in name order."""
     sha = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    for path in sorted(found):
         sha.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
             sha.update(hashlib.file_digest(file, "sha256").digest())
@@ -198,8 +225,12 @@ def _parameters(folder: Path) -> int:
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            if size > path.stat().st_size:
+            if not 0 < size <= path.stat().st_size:
                 raise EvalError(f"{path}: truncated safetensors file")
-            header = json.loads(file.read(size))
-        total += sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+            header = file.read(size)
+        try:
+            entries = json.loads(header).items()
+            total += sum(math.prod(entry["shape"]) for key, entry in entries if key != "__metadata__")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EvalError(f"{path}: not a safetensors file: {one_line(error)}") from None
     return total

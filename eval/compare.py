@@ -27,7 +27,7 @@ def rows_of(outcomes: Mapping[str, Mapping[str, Outcome]], names: Sequence[str],
             first = next(iter(found.values()))
             cells = {}
             for name, metric in found.items():
-                other = None if name == names[0] else base.get(key) or _same_part(metric, base)
+                other = None if name == names[0] else _counterpart(metric, base)
                 paired = names[0] in by_name and by_name[name].read == by_name[names[0]].read
                 cells[name] = _cell(metric, other, paired, seed)
                 if by_name[name].samples:
@@ -46,9 +46,15 @@ def rows_of(outcomes: Mapping[str, Mapping[str, Outcome]], names: Sequence[str],
     return rows
 
 
-def _same_part(metric: Metric, base: Mapping[str, Metric]) -> Metric | None:
-    """What the baseline has on the samples of a metric that is part of another."""
-    whole = None if metric.part_of is None else base.get(metric.part_of)
+def _counterpart(metric: Metric, base: Mapping[str, Metric]) -> Metric | None:
+    """What the baseline has on the metric's samples.
+
+    Its own metric of the same key is over other samples where the metric is part of another: which documents
+    lie beyond a window depends on the window.
+    """
+    if metric.part_of is None:
+        return base.get(metric.key)
+    whole = base.get(metric.part_of)
     if whole is None or not whole.per_sample or not metric.part or max(metric.part) >= len(whole.per_sample):
         return None
     values = [whole.per_sample[sample] for sample in metric.part]

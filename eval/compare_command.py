@@ -38,9 +38,12 @@ def main(
         from eval.report.terminal import print_summary
         from eval.run import finish
         from eval.saved import compare_saved
+        from eval.store import prepare_folder
 
         command = "python -m eval compare " + shlex.join(sys.argv[2:])
-        results = finish(compare_saved(folders, where, command), gates, where)
+        results = compare_saved(folders, where, command)
+        prepare_folder(where)
+        results = finish(results, gates, where)
     print_summary(results, console)
     console.print(f"report: {where / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     if not all(outcome.passed for outcome in results.gates):

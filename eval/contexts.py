@@ -70,13 +70,13 @@ def pack(
     Args:
         bos: The BOS token's id, or nothing.
         length: Tokens of a context, BOS included.
-        contexts: At most this many, from the start of the text.
+        contexts: At most this many, from the start of the text; two at least, where more than one is wanted.
         step: Tokens of text from the beginning of one context to that of the next; a whole one if not given.
         from_start: One context from the beginning of each document that fills one. Otherwise documents are
             joined by blank lines and a context begins wherever its turn comes.
 
     Raises:
-        EvalError: the text has less than two contexts (a standard error needs two).
+        EvalError: the text has less than two contexts (a standard error needs two), or not the one wanted.
     """
     body = length - len(bos)
     step = step or body
@@ -95,11 +95,12 @@ def pack(
     if not from_start:
         starts = range(0, len(stream) - body + 1, step)[:contexts]
         rows = [stream[start : start + body] for start in starts]
-    if len(rows) < 2:
+    if len(rows) < min(2, contexts):
         where = " that begin with a document" if from_start else ""
         raise EvalError(
-            f"the text ({text.origin}) has {total} tokens, which is less than two contexts of {length}{where}"
-            ": give a longer text or shorter lengths"
+            f"the text ({text.origin}) has {total} tokens, which is less than "
+            f"{'one context' if contexts == 1 else 'two contexts'} of {length}{where}: give a longer text or "
+            "shorter lengths"
         )
     table = torch.tensor(rows, dtype=torch.long)
     counted = bool(getattr(tokenizer, "is_fast", False))

@@ -124,8 +124,9 @@ class StrictLM(Strict, HFLM):
     """A loaded checkpoint for ``lm_eval.simple_evaluate``.
 
     Log-likelihood requests are one pass through the model's mask, without a cache; generation requests go
-    through ``generate`` and the cache it builds anew for every batch. Launched several times, each process
-    takes its share of the documents.
+    through ``generate`` and the cache it builds anew for every batch, and obey the checkpoint's
+    ``generation_config.json`` where the task is silent, as they do in the stock command. Launched several
+    times, each process takes its share of the documents.
 
     Args:
         loaded: The checkpoint, in memory.
@@ -150,11 +151,10 @@ class StrictLM(Strict, HFLM):
         # The last token is scored but never fed.
         self.longest_scored = self.max_length + 1
         self._asked = batch_size
-        self._mask = mask_text(loaded)
+        self._mask, self._vocabulary = mask_text(loaded), loaded.vocabulary
 
     def _prepare(self, kind: str, longest: int) -> None:
-        vocabulary = self.model.config.get_text_config().vocab_size
-        self.batch_size_per_gpu = rows_at_a_time(longest, vocabulary, self._asked)
+        self.batch_size_per_gpu = rows_at_a_time(longest, self._vocabulary, self._asked)
         way = "generate" if kind == "generate_until" else f"one pass through {self._mask}, no cache"
         self.notes[kind] = {"through": way, "batch_size": self.batch_size_per_gpu}
 

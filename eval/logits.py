@@ -8,15 +8,17 @@ from torch import Tensor
 
 LOGITS = 2**27
 """Logits that one pass may give (512 MiB in float32)."""
+TOKENS_AT_A_TIME = 8192
+"""Of all rows of one pass."""
 CHUNK = 256
 """Positions whose float32 log-probabilities are alive at a time."""
 
 
 def rows_at_a_time(length: int, vocabulary: int, batch_size: int | None) -> int:
-    """Contexts per forward pass: about 8k tokens, and at most ``LOGITS`` logits."""
+    """Contexts per forward pass: ``TOKENS_AT_A_TIME`` tokens, and at most ``LOGITS`` logits."""
     if batch_size is not None:
         return batch_size
-    return max(1, min(8192 // length, LOGITS // (length * vocabulary)))
+    return max(1, min(TOKENS_AT_A_TIME // length, LOGITS // (length * vocabulary)))
 
 
 @torch.inference_mode()

@@ -1,17 +1,25 @@
 """From the outcomes of an evaluation to its one record."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from eval.checkpoint import Checkpoint
 from eval.compare import rows_of
 from eval.measures import MEASURES
-from eval.results import Outcome, Results
+from eval.results import CheckpointRecord, Outcome, Results
 from eval.suite import Suite
 from eval.text import TextSource
 
 Outcomes = dict[str, dict[str, Outcome]]
 """By measure and checkpoint name."""
+
+
+def tokenizer_warnings(records: Iterable[CheckpointRecord]) -> list[str]:
+    """What makes differences say less, where the checkpoints do not have the same tokenizer files."""
+    if len({record.tokenizer_digest for record in records}) == 1:
+        return []
+    return ["the checkpoints' tokenizer files differ: if they cut text differently, samples do not pair up"]
 
 
 def results_of(
@@ -28,10 +36,7 @@ def results_of(
     ]
     if text.synthetic and any(MEASURES[name].uses_text for name in outcomes):
         warnings.append("measured on the built-in synthetic text: give --text FILE for numbers worth quoting")
-    if len({checkpoint.record.tokenizer_digest for checkpoint in checkpoints}) > 1:
-        warnings.append(
-            "the checkpoints' tokenizer files differ: if they cut text differently, samples do not pair up"
-        )
+    warnings += tokenizer_warnings([checkpoint.record for checkpoint in checkpoints])
     return Results(
         command=command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -47,6 +52,7 @@ def results_of(
             for name, by_name in outcomes.items()
         },
         warnings=warnings,
+        keys={name: {who: outcome.key for who, outcome in by.items()} for name, by in outcomes.items()},
         missing=[
             f"{checkpoint.name}: {name}"
             for checkpoint in checkpoints

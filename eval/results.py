@@ -55,10 +55,12 @@ class Outcome(Record):
     """All that one measure found out about one checkpoint.
 
     Attributes:
+        key: Digest of everything that it depends on; empty where nothing was measured.
         read: Digest of the tokens that the checkpoint read, where samples are to pair up by them.
     """
 
     metrics: list[Metric]
+    key: str = ""
     read: str = ""
     detail: dict[str, Any] = Field(default_factory=dict)
     samples: list[dict[str, Any]] = Field(default_factory=list)
@@ -116,7 +118,8 @@ class GateOutcome(Record):
         gate: As it was written.
         checkpoint: Its name.
         key: Of the row.
-        value: What was measured; None where nothing was.
+        value: What was measured, or its paired ratio to the baseline's where that is held (speed); None where
+            nothing was.
         limit: What it was held against; None where the baseline has no value.
         passed: Whether it holds; False where there is nothing to hold.
         close: Whether value and limit are within two standard errors, so that another sample of the same size
@@ -133,7 +136,7 @@ class GateOutcome(Record):
 
 
 class CheckpointRecord(Record):
-    """Which checkpoint was measured; ``digest`` covers config and weights."""
+    """Which checkpoint was measured; ``digest`` covers config, generation settings and weights."""
 
     name: str
     path: str
@@ -146,8 +149,9 @@ class CheckpointRecord(Record):
 class Results(Record):
     """The whole of ``results.json``. The first checkpoint is the baseline.
 
-    ``missing`` names what an evaluation that was stopped has not measured, as ``NAME: MEASURE``; ``notes``
-    are sentences of the caller about how the checkpoints came to be.
+    ``keys`` are those of the stored outcomes, by measure and checkpoint; ``missing`` names what an evaluation
+    that was stopped has not measured, as ``NAME: MEASURE``; ``notes`` are sentences of the caller about how
+    the checkpoints came to be.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -163,6 +167,7 @@ class Results(Record):
     details: dict[str, dict[str, dict[str, Any]]]
     warnings: list[str]
     gates: list[GateOutcome] = Field(default_factory=list)
+    keys: dict[str, dict[str, str]] = Field(default_factory=dict)
     missing: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     wall_s: dict[str, dict[str, float]]

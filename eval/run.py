@@ -1,15 +1,16 @@
 """Measure checkpoints side by side and write what was found: the room's front door for Python."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from eval.checkpoint import Checkpoint, Loaded, find_checkpoint, load, pick_device, pick_dtype
 from eval.environment import environment
 from eval.errors import EvalError
-from eval.gate import Gate, hold_gates, read_gates
+from eval.gate import Gate, check_gates, hold_gates, read_gates
 from eval.journal import Journal
 from eval.measures import MEASURES
 from eval.measures.base import Ask, Measure
@@ -20,7 +21,7 @@ from eval.record import Outcomes, results_of
 from eval.report.write import write_results
 from eval.results import Outcome, Results
 from eval.sections import Section
-from eval.store import Store, measurement_key, write_text
+from eval.store import Store, measurement_key, prepare_folder
 from eval.suite import Suite
 from eval.text import TextSource, read_text
 
@@ -66,14 +67,15 @@ def evaluate(
     if not suite.sections():
         raise EvalError(f"suite {suite.name!r} measures nothing: give it one of {', '.join(MEASURES)}")
     gates = read_gates(gate) if gate else []
+    check_gates(gates, [key for name in suite.sections() for key in MEASURES[name].keys])
     peers = join_peers(device)
     where = pick_device(device) if peers.accelerator is None else peers.accelerator.device
     text = read_text(suite.text, suite.text_start)
     folder = Path(output)
     found = peers.from_main(lambda: _prepare(checkpoints, suite, folder))
     reporter = reporter if reporter is not None and peers.main else Reporter(None)
-    bench = _Bench(found, suite, text, where, dtype, batch_size, Store(folder), reporter, peers)
     surroundings = environment(where, dtype)
+    bench = _Bench(found, suite, text, where, surroundings, dtype, batch_size, Store(folder), reporter, peers)
     outcomes: Outcomes = {name: {} for name in suite.sections()}
 
     def results() -> Results:
@@ -96,12 +98,8 @@ def _prepare(checkpoints: Sequence[tuple[str, str | Path]], suite: Suite, folder
     for checkpoint in found:
         for name, section in suite.sections().items():
             MEASURES[name].check(checkpoint, section)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "measurements" / ".writable", "")
-        (folder / "measurements" / ".writable").unlink()
-    except OSError as error:
-        raise EvalError(f"output {str(folder)!r} cannot be written: {error.strerror}") from None
+    for place in (folder, folder / "measurements"):
+        prepare_folder(place)
     return found
 
 
@@ -130,6 +128,7 @@ class _Bench:
         suite: Suite,
         text: TextSource,
         device: torch.device,
+        surroundings: Mapping[str, Any],
         dtype: str,
         batch_size: int | None,
         store: Store,
@@ -137,7 +136,8 @@ class _Bench:
         peers: Peers,
     ) -> None:
         self.checkpoints, self.suite, self.text = checkpoints, suite, text
-        self.device, self.dtype, self.batch_size = device, dtype, batch_size
+        self.device, self.surroundings = device, surroundings
+        self.dtype, self.batch_size = dtype, batch_size
         self.store, self.reporter, self.peers = store, reporter, peers
         self.loaded: dict[str, Loaded] = {}
 
@@ -162,6 +162,7 @@ class _Bench:
         if measure.compares_only and checkpoint is baseline:
             return Outcome(metrics=[])
         alone = checkpoint is baseline or not measure.uses_baseline
+        measured_with = ("torch", "transformers", *(("device", "cpu", "threads") if measure.timed else ()))
         key = measurement_key(
             measure=measure.name,
             section=section.model_dump(mode="json") | measure.inputs(section),
@@ -171,7 +172,7 @@ class _Bench:
             seed=self.suite.seed,
             device=self.device.type,
             dtype=self.dtype,
-            threads=torch.get_num_threads() if measure.name == "speed" else None,
+            measured_with=[self.surroundings[what] for what in measured_with],
         )
         stored = self.peers.from_main(lambda: self.store.get(checkpoint.name, measure.name, key))
         if stored is not None:
@@ -187,8 +188,9 @@ class _Bench:
         else:
             journal = self.store.journal(checkpoint.name, measure.name, f"{key} {self.batch_size}")
             outcome = self.peers.from_main(lambda: make(journal))
+        outcome.key = key
         if self.peers.main:
-            self.store.put(checkpoint.name, measure.name, key, outcome)
+            self.store.put(checkpoint.name, measure.name, outcome)
         return outcome
 
     def _run(

@@ -136,11 +136,11 @@ class FootprintSection(Section):
     """Bytes of the KV cache for one sequence: predicted, and what the cache really holds.
 
     Attributes:
-        lengths: Tokens at which the cache is filled and measured.
+        lengths: Tokens at which the cache is filled and measured, the last three one by one.
         predict_to: The longest length of the predicted curve.
     """
 
-    lengths: Annotated[list[Length], Field(min_length=1)] = [256, 512]
+    lengths: Annotated[list[Annotated[int, Field(ge=4)]], Field(min_length=1)] = [256, 512]
     predict_to: PositiveInt = 32768
 
 

@@ -104,14 +104,17 @@ def paired_interval(
 
 
 def mcnemar(values: Sequence[float], baseline: Sequence[float]) -> float | None:
-    """Two-sided p-value of the exact McNemar test; None where samples are not right-or-wrong pairs.
+    """Two-sided p-value of the exact McNemar test; None where samples are not pairs of right or wrong.
 
-    Only samples on which the two differ count: how likely is so uneven a split if either were as likely to be
-    the one that is right.
+    Right is 1 or, in percent, 100, and wrong is 0. Only samples on which the two differ count: how likely is
+    so uneven a split if either were as likely to be the one that is right.
 
     Source: Q. McNemar, 1947, "Note on the sampling error of the difference between correlated proportions".
     """
-    if len(values) != len(baseline) or len(set(values) | set(baseline)) > 2 or not values:
+    if len(values) != len(baseline) or not values:
+        return None
+    found = {*values, *baseline}
+    if not (found <= {0.0, 1.0} or found <= {0.0, 100.0}):
         return None
     gained = sum(value > other for value, other in zip(values, baseline, strict=True))
     lost = sum(value < other for value, other in zip(values, baseline, strict=True))

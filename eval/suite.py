@@ -104,7 +104,8 @@ def narrow(
     """The suite with the command line's options put in.
 
     Args:
-        lengths: Needle and footprint lengths; the longest becomes the length of the other measures.
+        lengths: Needle and footprint lengths; the longest becomes the length of the other measures, of which
+            speed decodes the last tokens.
         tasks: lm-eval task names, run as lm-eval runs them: what the suite says about tasks is about its own.
         limit: At most this many contexts, prompts, documents per needle cell and documents per task.
         task_options: Values of the ``tasks`` section.
@@ -129,9 +130,11 @@ def narrow(
         for name in ("needle", "footprint"):
             if name in data:
                 data[name]["lengths"] = sorted(set(lengths))
-        for name in ("perplexity", "agreement", "consistency", "speed"):
+        for name in ("perplexity", "agreement", "consistency"):
             if name in data:
                 data[name]["length"] = longest
+        if "speed" in data:
+            data["speed"]["length"] = max(2, longest - data["speed"]["decode_tokens"] - 1)
         for name, key, most in (
             ("perplexity", "past", longest - 1),
             ("agreement", "past", longest - 1),

@@ -1,7 +1,6 @@
 """Text to measure on: documents and their sentences."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from eval.corpus import synthetic_text
 from eval.errors import EvalError
+from eval.json_lines import json_lines
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"']?\s+")
 _BLANK_LINES = re.compile(r"\n\s*\n")
@@ -76,14 +76,10 @@ def _read_documents(path: Path, start: float) -> tuple[str, ...]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
-            text = None
-        if not isinstance(text, str):
-            raise EvalError(f"text file {str(path)!r}: line {number} is not an object with a string 'text'")
-        yield text
+    for where, row in json_lines(path, "text file"):
+        if not isinstance(row.get("text"), str):
+            raise EvalError(f"{where}: expected a string 'text'")
+        yield row["text"]
 
 
 def _paragraphs(content: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ VARIANTS = {
     "patches/families": set(),
     "patches/attention": {"mask", "parts", "scoring", "explicit", "documents", "two_part", "stored"},
     "patches/cache/policies": {"policy"},
-    "eval/measures": {"base"},
+    "eval/measures": {"base", "metrics"},
     "eval/retrieval": {"kind", "prompts", "document", "documents", "scoring", "summary"},
 }
 """Folders of variants, and the files in them that variants share."""

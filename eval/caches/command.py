@@ -59,7 +59,7 @@ def main(
         from eval.caches.run import measure
         from eval.caches.table import print_report
         from eval.caches.write import write_report
-        from eval.speed.write import prepare_folder
+        from eval.store import prepare_folder
 
         ask = build_ask(
             path, policies, window_policies, text=text, lengths=split_numbers("--lengths", lengths, 16),

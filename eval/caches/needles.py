@@ -9,6 +9,7 @@ import torch
 from eval.caches.records import Ask
 from eval.checkpoint import Loaded
 from eval.generation import continue_greedily
+from eval.logits import TOKENS_AT_A_TIME
 from eval.results import Metric
 from eval.retrieval import KINDS
 from eval.retrieval.document import Document
@@ -16,7 +17,6 @@ from eval.retrieval.documents import DocumentMaker
 from eval.retrieval.scoring import share_found
 from eval.retrieval.summary import rate_of
 
-TOKENS_AT_A_TIME = 8192
 DIGITS = 5
 
 

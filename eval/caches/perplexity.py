@@ -46,7 +46,7 @@ def read_losses(loaded: Loaded, make: Callable[[], Any], ids: Tensor, prompt: in
         come from passes that read what the cache kept.
     """
     losses = []
-    for batch in ids.split(rows_at_a_time(ids.shape[1], _vocabulary(loaded), None)):
+    for batch in ids.split(rows_at_a_time(ids.shape[1], loaded.vocabulary, None)):
         tokens, cache, parts = batch.to(loaded.device), make(), []
         loaded.model(input_ids=tokens[:, :prompt], past_key_values=cache, use_cache=True, logits_to_keep=1)
         for begin in range(prompt, ids.shape[1] - 1, chunk):
@@ -55,7 +55,3 @@ def read_losses(loaded: Loaded, make: Callable[[], Any], ids: Tensor, prompt: in
             parts.append(token_losses(passed.logits, tokens[:, begin + 1 : end + 1]).cpu())
         losses.append(torch.cat(parts, dim=1))
     return torch.cat(losses)
-
-
-def _vocabulary(loaded: Loaded) -> int:
-    return int(loaded.model.config.get_text_config().vocab_size)

@@ -8,11 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from eval.caches.records import Report
-from eval.report.plots import COLORS
+from eval.report.drawing import COLORS, INK, MARKS
 from eval.results import Row
-
-INK = "#33373d"
-_MARKS = "os^Dv<>P"
 
 
 def picture(report: Report) -> bytes:
@@ -59,7 +56,7 @@ def _panel(axes: Axes, row: Row, held: Row) -> dict[str, Any]:
             [cell.value or 0.0],
             yerr=[[error or 0.0], [error or 0.0]],
             color=COLORS[index % len(COLORS)],
-            marker=_MARKS[index % len(_MARKS)],
+            marker=MARKS[index % len(MARKS)],
             markersize=6,
             capsize=3,
             linestyle="none",

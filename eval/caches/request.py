@@ -10,6 +10,7 @@ from eval.caches.records import BASELINE, Ask
 from eval.checkpoint import DTYPES, find_checkpoint, pick_device, pick_dtype
 from eval.errors import EvalError, unknown_name
 from eval.retrieval import KINDS
+from eval.speed.timing import WARM_UP
 from eval.text import read_text
 from patches.cache.policies import POLICIES, parse
 from patches.cache.policies.policy import Kind
@@ -53,8 +54,7 @@ def build_ask(
         policies = ",".join(policy.name for policy in POLICIES.values() if "global" in policy.kinds)
     pairs = product(split_specs(policies, "global"), split_specs(window_policies, "window"))
     checkpoint = find_checkpoint(Path(path).name, path)
-    # Half a length is read at once; at least a token more is written.
-    checkpoint.check_length(max(lengths) + 1, "--lengths + 1")
+    checkpoint.check_length(max(lengths) + runs + WARM_UP, f"--lengths + {runs} timed steps + {WARM_UP}")
     where = pick_device(device)
     if dtype != "auto" and dtype not in DTYPES:
         raise EvalError(f"dtype {dtype!r} is not known: auto, {', '.join(DTYPES)}")

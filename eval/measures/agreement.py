@@ -59,7 +59,7 @@ def run(ask: Ask) -> Outcome:
 def _compare(ask: Ask, baseline: Any, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """KL, top-1 and top-k agreement of every token but the first: ``[C, T - 1]`` each, on the CPU."""
     subject = ask.subject
-    rows = rows_at_a_time(ids.shape[1], _vocabulary(subject), ask.batch_size)
+    rows = rows_at_a_time(ids.shape[1], subject.vocabulary, ask.batch_size)
     found: list[list[Tensor]] = [[], [], []]
     for batch in ids.split(rows):
         made = ask.journal.part(partial(_compare_batch, subject, baseline, batch, ask.section.top_k))
@@ -101,13 +101,9 @@ def _curve(kl: Tensor, contexts: Contexts) -> list[dict[str, Any]]:
     return points
 
 
-def _vocabulary(loaded: Any) -> int:
-    return int(loaded.model.config.get_text_config().vocab_size)
-
-
 def _check_same_tokens(subject: Any, baseline: Any, k: int) -> None:
     """Equal vocabularies, token by token, of more than ``k`` tokens."""
-    mine, theirs = _vocabulary(subject), _vocabulary(baseline)
+    mine, theirs = subject.vocabulary, baseline.vocabulary
     if mine != theirs:
         raise EvalError(
             f"agreement: {subject.name!r} scores {mine} tokens and {baseline.name!r} {theirs}: KL and top-1 "
@@ -140,6 +136,7 @@ AGREEMENT = Measure(
     ),
     run=run,
     check=check,
+    keys=("kl", "kl@*", "top*"),
     work=lambda section: section.contexts,
     uses_baseline=True,
     compares_only=True,

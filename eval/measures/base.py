@@ -48,9 +48,12 @@ class Measure:
         how: One sentence for the report: what is counted and where the standard error comes from.
         check: Raises EvalError where a checkpoint cannot be measured so; runs before any model is loaded.
         work: Amount of work of a section, for the progress bar.
+        keys: Patterns of the keys of its metrics, as ``fnmatch`` has them; a gate is checked against them
+            before anything is measured.
         uses_baseline: The outcome depends on the baseline too.
         compares_only: There is nothing to measure on the baseline itself.
         uses_text: The outcome depends on the text.
+        timed: The outcome depends on the machine and its threads.
         split: Every process launched together runs its share, and the main one returns the whole; otherwise
             the main process measures alone.
         inputs: Of a section, what the outcome depends on besides the section's own values, such as digests of
@@ -63,9 +66,11 @@ class Measure:
     run: Callable[[Ask], Outcome]
     check: Callable[[Any, Any], None]
     work: Callable[[Any], int]
+    keys: tuple[str, ...]
     uses_baseline: bool = False
     compares_only: bool = False
     uses_text: bool = True
+    timed: bool = False
     split: bool = False
     inputs: Callable[[Any], dict[str, Any]] = lambda section: {}
     loads: Callable[[Any], bool] = lambda section: True

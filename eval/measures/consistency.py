@@ -146,5 +146,6 @@ CONSISTENCY = Measure(
     ),
     run=run,
     check=check,
+    keys=("cache_kl", "cache_top1", "same_again"),
     work=lambda section: 2 * section.samples,
 )

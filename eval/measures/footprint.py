@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
 from eval.checkpoint import Loaded, load
+from eval.generation import generate_greedily
 from eval.measures.base import Ask, Measure
 from eval.memory import held_bytes
 from eval.results import Metric, Outcome
@@ -52,24 +52,11 @@ def _in_stored_dtype(subject: Loaded) -> Loaded:
     return subject if subject.dtype == stored else load(subject.checkpoint, subject.device, stored)
 
 
-@torch.inference_mode()
 def _fill(subject: Loaded, length: int, decoded: int) -> Any:
     """The cache after ``length`` tokens, the last ``decoded - 1`` of them fed one by one."""
     generator = torch.Generator().manual_seed(length)
-    vocabulary = subject.model.config.get_text_config().vocab_size
-    ids = torch.randint(vocabulary, (1, length - decoded + 1), generator=generator).to(subject.device)
-    config = GenerationConfig(
-        max_new_tokens=decoded,
-        min_new_tokens=decoded,
-        do_sample=False,
-        return_dict_in_generate=True,
-        pad_token_id=0,
-        eos_token_id=subject.tokenizer.eos_token_id,
-    )
-    output = subject.model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
-    )
-    return output.past_key_values
+    ids = torch.randint(subject.vocabulary, (1, length - decoded + 1), generator=generator)
+    return generate_greedily(subject, ids, decoded).past_key_values
 
 
 def _curve(shape: Any, section: Any, element_bytes: int) -> list[dict[str, int]]:
@@ -110,6 +97,7 @@ FOOTPRINT = Measure(
     ),
     run=run,
     check=check,
+    keys=("kv_bytes@*", "kv_predicted@*"),
     work=lambda section: len(section.lengths),
     uses_text=False,
 )

@@ -13,6 +13,7 @@ import torch
 from eval.checkpoint import Loaded
 from eval.errors import EvalError
 from eval.generation import continue_greedily
+from eval.logits import TOKENS_AT_A_TIME
 from eval.measures.base import Ask, Measure
 from eval.results import Outcome
 from eval.retrieval import KINDS
@@ -21,8 +22,6 @@ from eval.retrieval.documents import DocumentMaker
 from eval.retrieval.kind import Condition, Kind
 from eval.retrieval.scoring import share_found
 from eval.retrieval.summary import Answered, cells, rates, sample, warnings
-
-TOKENS_AT_A_TIME = 8192
 
 
 def plan(section: Any, kind: Kind) -> list[tuple[Condition, float, int]]:
@@ -132,6 +131,7 @@ NEEDLE = Measure(
     ),
     run=run,
     check=check,
+    keys=tuple(key for name in KINDS for key in (name, f"{name}_*")),
     work=lambda section: sum(
         len(section.lengths) * len(plan(section, KINDS[name])) for name in section.kinds
     ),

@@ -68,7 +68,7 @@ def run(ask: Ask) -> Outcome:
 
 def context_losses(ask: Ask, ids: Tensor, last: int | None = None) -> Tensor:
     """Loss in nats of every token but the first, ``[C, T - 1]``, float32, on the CPU; or of the ``last``."""
-    rows = rows_at_a_time(ids.shape[1], ask.subject.model.config.get_text_config().vocab_size, ask.batch_size)
+    rows = rows_at_a_time(ids.shape[1], ask.subject.vocabulary, ask.batch_size)
     losses = []
     for batch in ids.split(rows):
         losses.append(torch.tensor(ask.journal.part(partial(_batch_losses, ask.subject, batch, last))))
@@ -165,5 +165,6 @@ PERPLEXITY = Measure(
     ),
     run=run,
     check=check,
+    keys=("perplexity", "perplexity@*", "perplexity_drift", "perplexity_sliding@*", "bits_per_byte"),
     work=lambda section: section.contexts * (1 if section.stride is None else 2),
 )

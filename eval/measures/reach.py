@@ -31,10 +31,10 @@ def run(ask: Ask) -> Outcome:
     stated = _stated(ask.subject.checkpoint)
     tokens = _tokens(stated, ask.subject.checkpoint.allowed_length, ask.section.longest)
     places = [place for place in stated if _fits(place, tokens)]
-    contexts = pack(ask.text, ask.subject.tokenizer, ask.subject.bos, tokens, 2)
+    contexts = pack(ask.text, ask.subject.tokenizer, ask.subject.bos, tokens, contexts=1)
     sinks = range(max(place.sinks for place in stated))
     changed = sorted({*sinks[:1], *sinks[-1:], *range(len(sinks), len(sinks) + BEHIND)})
-    seen = who_sees(ask.subject.model, modules, contexts.ids[:1].to(ask.subject.device), changed)
+    seen = who_sees(ask.subject.model, modules, contexts.ids.to(ask.subject.device), changed)
     ask.tick(1)
     found = [_describe(place, seen, tokens) for place in places]
     right = sum(entry["as_configured"] for entry in found)
@@ -145,5 +145,6 @@ REACH = Measure(
     ),
     run=run,
     check=check,
+    keys=("reach",),
     work=lambda section: 1,
 )

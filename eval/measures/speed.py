@@ -4,9 +4,10 @@ import time
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from eval.checkpoint import Loaded
+from eval.generation import generate_greedily
 from eval.measures.base import Ask, Measure
 from eval.results import Better, Metric, Outcome
 from eval.stats import median, standard_error
@@ -67,26 +68,13 @@ def run(ask: Ask) -> Outcome:
     return Outcome(metrics=metrics, detail=detail, samples=samples, warnings=warnings)
 
 
-@torch.inference_mode()
 def _time_once(loaded: Loaded, section: Any) -> tuple[float, float]:
     """Seconds until the first token, and mean seconds per token after it."""
-    vocabulary = loaded.model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(section.length)
-    ids = torch.randint(vocabulary, (section.batch, section.length), generator=generator).to(loaded.device)
-    config = GenerationConfig(
-        max_new_tokens=section.decode_tokens + 1,
-        min_new_tokens=section.decode_tokens + 1,
-        do_sample=False,
-        pad_token_id=0,
-        eos_token_id=loaded.tokenizer.eos_token_id,
-    )
+    ids = torch.randint(loaded.vocabulary, (section.batch, section.length), generator=generator)
+    ids = ids.to(loaded.device)
     clock = _Clock(loaded.device)
-    loaded.model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        generation_config=config,
-        stopping_criteria=StoppingCriteriaList([clock]),
-    )
+    generate_greedily(loaded, ids, section.decode_tokens + 1, criteria=StoppingCriteriaList([clock]))
     times_s = clock.times_s
     return times_s[1] - times_s[0], (times_s[-1] - times_s[1]) / (len(times_s) - 2)
 
@@ -131,7 +119,9 @@ SPEED = Measure(
     ),
     run=run,
     check=check,
+    keys=("prefill", "decode"),
     work=lambda section: section.repeats + 1,
     uses_baseline=True,
     uses_text=False,
+    timed=True,
 )

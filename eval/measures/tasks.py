@@ -7,9 +7,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-from transformers import AutoTokenizer
-
-from eval.checkpoint import Checkpoint, one_line
+from eval.checkpoint import Checkpoint, load_tokenizer, one_line
 from eval.errors import EvalError
 from eval.measures.base import Ask, Measure
 from eval.results import Metric, Outcome
@@ -187,7 +185,7 @@ def check(checkpoint: Checkpoint, section: TasksSection) -> None:
             )
         if find_spec("vllm") is None:
             raise EvalError("backend 'vllm' needs the package vllm, which is not installed: pip install vllm")
-    if section.chat_template and AutoTokenizer.from_pretrained(checkpoint.path).chat_template is None:
+    if section.chat_template and load_tokenizer(checkpoint).chat_template is None:
         raise EvalError(f"chat template: the tokenizer of {checkpoint.name!r} has none")
     from eval.tasks.catalog import check_section
 
@@ -205,10 +203,12 @@ TASKS = Measure(
     name="tasks",
     how=(
         "lm-eval's own scores and standard errors over the documents. Log-likelihood tasks run through the "
-        "model's mask, generation tasks through generate and its cache; an overlong request is an error."
+        "model's mask, generation tasks through generate and its cache, by the checkpoint's generation "
+        "settings where the task has none; an overlong request is an error."
     ),
     run=run,
     check=check,
+    keys=("*/*",),
     work=lambda section: len(section.names),
     uses_text=False,
     split=True,

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 COLORS = ("#4c78a8", "#e1812c", "#3a9e58", "#c44e8a", "#8a6fc0", "#9b7653", "#5aa9b5", "#8c8c8c")
 MARKS = "os^Dv<>P"
 STYLES = ("-", "--", "-.", ":")
+INK = "#33373d"
+"""Of text and lines on a light page."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def draw_picture(
         size: Inches.
         draw: Gets the axes and the colour of text and lines.
     """
-    light, dark = (_png(size, draw, ink) for ink in ("#33373d", "#d5d8dc"))
+    light, dark = (_png(size, draw, ink) for ink in (INK, "#d5d8dc"))
     return Picture(title, alt, light, dark, caption)
 
 

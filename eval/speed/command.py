@@ -84,7 +84,8 @@ def main(
         from eval.speed.request import build_ask
         from eval.speed.run import measure
         from eval.speed.table import print_report
-        from eval.speed.write import prepare_folder, write_report
+        from eval.speed.write import write_report
+        from eval.store import prepare_folder
 
         given: dict[str, Any] = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "layers": layers}
         ask = build_ask(

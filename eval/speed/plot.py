@@ -8,12 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from eval.report.drawing import COLORS
+from eval.report.drawing import COLORS, INK, MARKS
 from eval.report.wording import number
 from eval.speed.records import Report, Row
-
-INK = "#33373d"
-_MARKS = "os^Dv<>P"
 
 
 def picture(report: Report) -> bytes | None:
@@ -42,7 +39,7 @@ def picture(report: Report) -> bytes | None:
 def look(index: int) -> dict[str, Any]:
     """Color, mark and line of a contender; those beyond the colors have other marks on dashed lines."""
     rounds, place = divmod(index, len(COLORS))
-    mark = _MARKS[(place + rounds) % len(_MARKS)]
+    mark = MARKS[(place + rounds) % len(MARKS)]
     return {"color": COLORS[place], "marker": mark, "linestyle": "--" if rounds else "-"}
 
 

@@ -14,7 +14,6 @@ Computes = Literal["window + sinks", "window", "dense"]
 Verdict = Literal["timed", "wrong", "cannot run"]
 FORWARD, BACKWARD = "forward", "forward + backward"
 ATTENTION, CACHE, MODEL = "decode, attention", "decode, cache + attention", "decode, model"
-PHASES = (FORWARD, BACKWARD, ATTENTION, CACHE, MODEL)
 OWN = "headroom"
 """How the names of our own contenders begin."""
 SCHEMA_VERSION = 1
@@ -36,7 +35,7 @@ class Ask:
         window: ``W``.
         sinks: ``S``.
         batches: Batch sizes.
-        phases: Some of ``PHASES``.
+        phases: ``FORWARD`` to ``MODEL``, those that are asked for.
         backends: Names from ``patches.attention.backends``, or None for all.
         skip: Parts of names of contenders to leave out.
         runs: Timed runs of every contender, at most.

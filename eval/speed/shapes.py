@@ -65,33 +65,26 @@ def known_shape(name: str) -> Shape:
     return SHAPES[name]
 
 
+_SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+
+
 def shape_of(config: Any, name: str) -> Shape:
     """The shape of a config of transformers.
 
     Raises:
-        EvalError: it names no hidden size of its MLP, or its layers differ in KV heads.
+        EvalError: it does not name the sizes of a decoder with attention, or its layers differ in them.
     """
-    heads = config.num_attention_heads
-    sizes = {
-        "intermediate_size": getattr(config, "intermediate_size", None),
-        "num_key_value_heads": getattr(config, "num_key_value_heads", None) or heads,
-    }
+    sizes: dict[str, Any] = {key: getattr(config, key, None) for key in _SIZES}
+    heads = sizes["num_attention_heads"]
+    sizes["num_key_value_heads"] = getattr(config, "num_key_value_heads", None) or heads
     wrong = [key for key, size in sizes.items() if not isinstance(size, int)]
     if wrong or getattr(config, "is_heterogeneous", False):
         raise EvalError(
             f"{name!r}: speed needs one {wrong[0] if wrong else 'num_key_value_heads'} for all layers"
         )
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return Shape(
-        name,
-        config.num_hidden_layers,
-        config.hidden_size,
-        sizes["intermediate_size"] or 0,
-        heads,
-        sizes["num_key_value_heads"] or heads,
-        head_dim,
-        config.vocab_size,
-    )
+    layers, hidden, intermediate, heads, vocab, kv_heads = sizes.values()
+    return Shape(name, layers, hidden, intermediate, heads, kv_heads, head_dim, vocab)
 
 
 def changed(

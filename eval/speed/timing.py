@@ -10,6 +10,9 @@ from eval.stats import median
 FLUSH_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
 """More than the last-level cache of the processors at hand."""
 
+WARM_UP = 2
+"""Runs of a contender, at most, before those that are timed."""
+
 Work = Callable[[], object]
 
 

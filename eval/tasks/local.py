@@ -30,6 +30,7 @@ import datasets
 import lm_eval.tasks
 
 from eval.errors import EvalError
+from eval.json_lines import json_lines
 
 Row = dict[str, Any]
 
@@ -134,23 +135,14 @@ def read(
 
 
 def _rows(path: Path, adapt: Callable[[Row], Row] | None) -> Iterable[Row]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvalError(f"data file {str(path)!r} is not readable: {error}") from None
     empty = True
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for where, row in json_lines(path, "data file"):
+        empty = False
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"expected an object, got {type(row).__name__}")
             yield adapt(row) if adapt is not None else row
         except (KeyError, ValueError) as error:
             what = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise EvalError(f"data file {str(path)!r}, line {number}: {what}") from None
-        empty = False
+            raise EvalError(f"{where}: {what}") from None
     if empty:
         raise EvalError(f"data file {str(path)!r} is empty")
 

@@ -212,6 +212,7 @@ def test_window_layers_have_policies_of_their_own(tokenizer: PreTrainedTokenizer
         (["--kinds", "needles"], ["unknown kind of retrieval 'needles'", "did you mean 'needle'"]),
         (["--lengths", "12"], ["--lengths '12'", "from 16"]),
         (["--lengths", "4096"], ["2048", "max_position_embeddings"]),
+        (["--lengths", "2045"], ["--lengths + 2 timed steps + 2 of 2049 tokens is too long"]),
         (["--device", "cuda:77"], ["device 'cuda:77' is not available"]),
         (["--dtype", "int3"], ["dtype 'int3'", "float32"]),
         (["--text", "absent.txt"], ["absent.txt"]),

@@ -1,11 +1,13 @@
 """The command line: one clear line and exit code 2, or a table and a report."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from transformers import MambaConfig
 from typer.testing import CliRunner
 
 from eval.__main__ import app
@@ -48,6 +50,12 @@ ROOT = Path(__file__).parents[2]
         (["a={dense}", "--lengths", "4096"], ["4096 tokens is too long for 'a'", "512"]),
         (["a={empty}"], ["no config.json"]),
         (["a={broken}"], ["'a' does not load"]),
+        (["a={hollow}"], ["hollow/model.safetensors", "truncated safetensors file"]),
+        (["a={noise}"], ["noise/model.safetensors", "not a safetensors file"]),
+        (["a={mamba}"], ["'a'", "'mamba' config does not describe attention layers"]),
+        (["a={mute}"], ["'a': its tokenizer does not load"]),
+        (["a={mute}", "--chat-template"], ["'a': its tokenizer does not load"]),
+        (["a={dense}", "--gate", "ppl<=1.0.2"], ["--gate 'ppl<=1.0.2'", "METRIC<=NUMBER"]),
         (["a={dense}", "--output", "{file}/out"], ["cannot be written"]),
     ],
 )
@@ -64,7 +72,14 @@ def test_errors_are_one_line(
         (broken / path.name).write_bytes(path.read_bytes())
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    places = {name: tmp_path / name for name in ("empty", "broken", "file")}
+    for name in ("hollow", "noise", "mamba", "mute"):
+        shutil.copytree(dense, tmp_path / name)
+    (tmp_path / "hollow/model.safetensors").write_bytes(b"")
+    (tmp_path / "noise/model.safetensors").write_bytes((8).to_bytes(8, "little") + b"not json")
+    MambaConfig(num_hidden_layers=2).save_pretrained(tmp_path / "mamba")
+    for path in (tmp_path / "mute").glob("tokenizer*"):
+        path.unlink()
+    places = {path.name: path for path in tmp_path.iterdir()}
     places |= {"dense": dense, "bare": tmp_path / "bare.yaml"}
     given = [argument.format(**places) for argument in arguments]
     if "--output" not in given:

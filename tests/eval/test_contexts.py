@@ -28,11 +28,18 @@ def test_three_forms_of_text(tmp_path: Path) -> None:
     assert read_text(lines).sentences == read_text(plain).sentences
 
 
+def test_a_json_line_ends_at_a_newline_alone(tmp_path: Path) -> None:
+    text = "one\u2028two\u2029three\u0085four"
+    line = json.dumps({"text": text}, ensure_ascii=False)
+    (tmp_path / "a.jsonl").write_text(f"\n{line}\r\n\n{line}\n", encoding="utf-8", newline="")
+    assert read_text(tmp_path / "a.jsonl").documents == (text, text)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', "line 2 is not an object with a string 'text'"),
-        ("a.jsonl", "[1]\n", "line 1 is not"),
+        ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', "line 2: expected a string 'text'"),
+        ("a.jsonl", "[1]\n", "line 1: expected an object, got list"),
         ("a.txt", " \n", "is empty"),
         ("a.txt", None, "is not readable"),
         ("", None, "is empty"),

@@ -12,10 +12,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from convert import Request, convert
 from eval.checkpoint import Loaded, find_checkpoint, load
+from eval.errors import EvalError
 from eval.measures import reach
 from eval.probe import attention_modules, who_sees
 from eval.sections import ReachSection
+from eval.text import TextSource
 
+SHORT = "the quick brown fox jumps over the lazy dog and on. " * 3
 SIZES = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -78,6 +81,15 @@ def test_dense_and_natively_sliding_layers_too(
     outcome = reach.run(ask(loaded, ReachSection()))
     assert outcome.metrics[0].value == 100.0
     assert [sample["window"] for sample in outcome.samples] == [32, None, 32]
+
+
+def test_a_text_of_one_context_is_enough(loaded_dense: Loaded, ask: Callable[..., Any]) -> None:
+    tokens = len(loaded_dense.tokenizer(SHORT)["input_ids"])
+    assert reach.DENSE < tokens < 2 * reach.DENSE
+    asked = dataclasses.replace(ask(loaded_dense, ReachSection()), text=TextSource((SHORT,), "short"))
+    assert reach.run(asked).metrics[0].value == 100.0
+    with pytest.raises(EvalError, match="less than one context of 64"):
+        reach.run(dataclasses.replace(asked, text=TextSource(("one two",), "shorter")))
 
 
 def test_attention_that_ignores_its_window_is_named(

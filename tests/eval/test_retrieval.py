@@ -11,9 +11,11 @@ from eval.compare import rows_of
 from eval.errors import EvalError
 from eval.measures import needle
 from eval.memory import LayerCache
+from eval.results import Outcome
 from eval.retrieval import KINDS, kind_table
 from eval.retrieval.document import Document
 from eval.retrieval.scoring import exact, found, share_found
+from eval.retrieval.summary import rate_of
 from eval.sections import NeedleSection
 from eval.strict import parse_strict
 from eval.suite import Suite
@@ -92,7 +94,7 @@ def test_rates_beyond_the_window_are_compared_over_the_same_documents(
 ) -> None:
     """A reader with a window of 150 and 40 sinks against one that sees everything."""
     shape = replace(loaded_dense.checkpoint.shape, window=150, layers=(LayerCache(Place(0, 150, 40, 1)),))
-    windowed = replace(loaded_dense, checkpoint=replace(loaded_dense.checkpoint, window=150, shape=shape))
+    windowed = replace(loaded_dense, checkpoint=replace(loaded_dense.checkpoint, shape=shape))
     section = NeedleSection(lengths=[400], depths=[0.0, 0.5, 1.0], samples=3, controls=2)
     pretend(monkeypatch, lambda document: document.answer if document.evidence else "")
     full = needle.run(ask(loaded_dense, section))
@@ -114,6 +116,20 @@ def test_rates_beyond_the_window_are_compared_over_the_same_documents(
         cell["depth"]: cell for cell in narrow.detail["kinds"]["needle"]["cells"] if cell["depth"] == 0.0
     }
     assert cells[0.0]["sinks"] == 3 and cells[0.0]["beyond"] == 0
+
+
+def test_parts_are_compared_over_the_same_documents_where_the_baseline_has_a_window_too() -> None:
+    def outcome(scores: list[float], part: list[int]) -> Outcome:
+        beyond = rate_of("needle_beyond", "beyond", [scores[index] for index in part], False)
+        of_whole = beyond.model_copy(update={"part_of": "needle", "part": part})
+        return Outcome(metrics=[rate_of("needle", "all", scores, True), of_whole], read="the same")
+
+    by_name = {"wide": outcome([1, 1, 0, 0], [0, 1]), "narrow": outcome([1, 1, 1, 0], [1, 2, 3])}
+    (_, row) = rows_of({"needle": by_name}, ["wide", "narrow"])
+    # Of documents 1, 2 and 3 the wide one answers one; of the two beyond its own window it answers both.
+    assert (row.cells["wide"].value, row.cells["narrow"].value) == (100.0, pytest.approx(200 / 3))
+    assert row.cells["narrow"].delta == pytest.approx(100 / 3)
+    assert row.cells["narrow"].delta_interval is not None
 
 
 def test_a_random_model_answers_every_document(loaded_dense: Loaded, ask: Callable[..., Any]) -> None:

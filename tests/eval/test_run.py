@@ -4,15 +4,18 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eval import run as run_module
+from eval.checkpoint import find_checkpoint
 from eval.errors import EvalError
+from eval.measures import MEASURES
 from eval.report.heatmaps import heatmaps
-from eval.results import SCHEMA_VERSION, Cell, CheckpointRecord, GateOutcome, Outcome, Results, Row
+from eval.results import SCHEMA_VERSION, Cell, CheckpointRecord, GateOutcome, Results, Row
 from eval.run import evaluate
 from eval.strict import parse_strict
 from eval.suite import Suite
@@ -142,34 +145,14 @@ def test_what_was_measured_is_not_measured_again(
     assert more.cell("perplexity", "source") == before.cell("perplexity", "source")
 
 
-def test_every_task_setting_is_part_of_the_key(
-    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, data = make_checkpoint(), tmp_path / "data"
-    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    data.mkdir()
-    row = {"goal": "dresser", "sol1": "this", "sol2": "that", "label": 0}
-    for name in ("piqa.jsonl", "piqa.train.jsonl"):
-        (data / name).write_text(json.dumps(row) + "\n")
-    keys: list[str] = []
-
-    def stored(_store: Any, _name: str, _measure: str, key: str) -> Outcome:
-        keys.append(key)
-        return Outcome(metrics=[])
-
-    monkeypatch.setattr(run_module.Store, "get", stored)
-    base = {"names": ["piqa"], "data_dir": str(data)}
-    changes = [{}, {"num_fewshot": 1}, {"limit": 1}, {"chat_template": True}, {"bos": "always"}]
-    for change in changes:
-        evaluate([("a", folder)], parse_strict(Suite, {"tasks": base | change}), tmp_path / "out")
-    with (data / "piqa.jsonl").open("a") as file:
-        file.write(json.dumps(row | {"label": 1}) + "\n")
-    evaluate([("a", folder)], parse_strict(Suite, {"tasks": base}), tmp_path / "out")
-    assert len(set(keys)) == len(keys) == len(changes) + 1
-    shutil.copytree(data, tmp_path / "moved")
-    moved = base | {"data_dir": str(tmp_path / "moved")}
-    evaluate([("a", folder)], parse_strict(Suite, {"tasks": moved}), tmp_path / "out")
-    assert keys[-1] == keys[-2], "the same documents in another folder"
+def test_the_keys_of_the_metrics_are_those_that_gates_are_checked_against(results: Results) -> None:
+    for row in results.rows:
+        makers = [
+            name
+            for name, measure in MEASURES.items()
+            if any(fnmatchcase(row.key, key) for key in measure.keys)
+        ]
+        assert makers == [row.measure], row.key
 
 
 def test_identical_checkpoints_have_no_differences(dense: Path, tmp_path: Path) -> None:
@@ -197,15 +180,13 @@ def test_too_long_is_refused_before_anything_is_loaded(
 
 
 def test_positions_in_the_cache_lift_the_limit(make_checkpoint: Callable[..., Path]) -> None:
-    from eval.checkpoint import find_checkpoint
-
     folder = make_checkpoint()
     config = json.loads((folder / "config.json").read_text())
     config["attention_window"] = {"size": 8, "sinks": 2, "positions": "cache", "global_layers": []}
     (folder / "config.json").write_text(json.dumps(config))
     checkpoint = find_checkpoint("endless", folder)
     checkpoint.check_length(100_000, "a text")
-    assert checkpoint.window == 8
+    assert checkpoint.shape.window == 8
 
 
 def test_every_field_is_documented() -> None:

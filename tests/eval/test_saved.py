@@ -1,5 +1,6 @@
 """Saved evaluations side by side, and what an evaluation that was stopped leaves."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,6 @@ from typer.testing import CliRunner
 from eval import run as run_module
 from eval.compare_command import app
 from eval.errors import EvalError
-from eval.journal import Journal
 from eval.results import Results
 from eval.run import evaluate
 from eval.saved import compare_saved
@@ -104,61 +104,107 @@ def test_what_is_no_evaluation_is_said_in_one_line(content: str | None, said: st
     assert said in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_a_measurement_that_was_killed_goes_on_within_it(
-    dense: Path, sliding: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def altered(folder: Path, copy: Path, **changes: object) -> Path:
+    """A copy of an evaluation whose ``results.json`` says something else."""
+    shutil.copytree(folder, copy)
+    path = copy / "results.json"
+    data = json.loads(path.read_text())
+    for key, value in changes.items():
+        data[key] = {**data[key], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(data))
+    return copy
+
+
+def test_warnings_of_every_folder_are_kept_once(apart: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    root, first, second = apart
+    told = altered(second, tmp_path / "told", warnings=[*read(first).warnings, "windowed: mind this"])
+    both = compare_saved([first, told], root / "both", "command")
+    assert "windowed: mind this" in both.warnings
+    assert len(set(both.warnings)) == len(both.warnings)
+    assert set(read(first).warnings) < set(both.warnings)
+
+
+def test_another_machine_is_said_and_another_dtype_refused(
+    apart: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    sections = {
-        "name": "parts",
-        "perplexity": {"length": 64, "contexts": 4, "stride": 32},
-        "agreement": {"length": 64, "contexts": 4},
-        "needle": {"lengths": [120], "depths": [0.0, 1.0], "samples": 2, "controls": 1},
+    root, first, second = apart
+    elsewhere = altered(second, tmp_path / "elsewhere", environment={"torch": "1.0", "device": "A GPU"})
+    (said,) = [line for line in compare_saved([first, elsewhere], root, "c").warnings if "otherwise" in line]
+    versions = read(first).environment
+    assert said == (
+        f"{elsewhere} was measured otherwise than {first}: device A GPU against {versions['device']}, "
+        f"torch 1.0 against {versions['torch']}"
+    )
+    halved = altered(second, tmp_path / "halved", environment={"dtype": "float16"})
+    with pytest.raises(EvalError, match="its dtype differ from the first folder's: float16 against float32"):
+        compare_saved([first, halved], root, "c")
+
+
+def test_samples_are_those_of_the_folder_that_measured_them(dense: Path, tmp_path: Path) -> None:
+    short = {"name": "short", "perplexity": SECTIONS["perplexity"]}
+    more = short | {"consistency": {"length": 32, "decode_tokens": 2, "samples": 2}}
+    evaluate([("source", dense)], parse_strict(Suite, short), tmp_path / "short")
+    evaluate([("source", dense)], parse_strict(Suite, more), tmp_path / "more")
+    both = compare_saved([tmp_path / "short", tmp_path / "more"], tmp_path / "both", "command")
+    linked = {row.measure: (tmp_path / "both" / row.cells["source"].samples).resolve() for row in both.rows}
+    assert linked == {
+        "perplexity": tmp_path / "short/samples/source/perplexity.jsonl",
+        "consistency": tmp_path / "more/samples/source/consistency.jsonl",
     }
-    suite, pairs = parse_strict(Suite, sections), [("source", dense), ("windowed", sliding)]
-    whole = evaluate(pairs, suite, tmp_path / "whole", batch_size=1)
-
-    real, made = Journal._write, 0
-    killed_at = 0
-
-    def counted(journal: Journal, value: object) -> None:
-        nonlocal made
-        made += 1
-        if made == killed_at:
-            raise KeyboardInterrupt
-        real(journal, value)
-
-    monkeypatch.setattr(Journal, "_write", counted)
-    for killed_at in (3, 9, 17, 24, 30):
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(pairs, suite, tmp_path / "parts", batch_size=1)
-        made = killed_at - 1
-    (journal,) = (tmp_path / "parts" / "measurements").glob("*.parts")
-    journal.write_text(journal.read_text() + '["cut o')
-    killed_at = 0
-    resumed = evaluate(pairs, suite, tmp_path / "parts", batch_size=1)
-    # Of each checkpoint 8 contexts and 6 documents, of the second 4 of agreement; none was made twice.
-    assert made == 2 * (8 + 6) + 4
-    assert resumed.rows == whole.rows
-    assert not list((tmp_path / "parts" / "measurements").glob("*.parts"))
+    assert all(path.is_file() for path in linked.values())
 
 
-def test_an_evaluation_that_is_stopped_leaves_what_it_has_and_goes_on(
+def test_what_an_earlier_run_left_in_the_folder_is_not_compared(
     dense: Path, sliding: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, real = tmp_path / "out", run_module.load
+    real, pairs = run_module.load, [("source", dense), ("windowed", sliding)]
 
     def stopped(checkpoint: object, *rest: object) -> object:
         if checkpoint.name == "windowed":  # type: ignore[attr-defined]
             raise KeyboardInterrupt
         return real(checkpoint, *rest)  # type: ignore[arg-type]
 
-    with monkeypatch.context() as patched:
-        patched.setattr(run_module, "load", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate([("source", dense), ("windowed", sliding)], SUITE, output)
-    partial = read(output)
-    assert partial.missing == ["windowed: perplexity", "windowed: agreement", "windowed: footprint"]
-    assert partial.cell("perplexity", "source") is not None
-    assert "Not measured" in (output / "report.html").read_text()
-    whole = evaluate([("source", dense), ("windowed", sliding)], SUITE, output)
-    assert not whole.missing
-    assert whole.cell("perplexity", "source") == partial.cell("perplexity", "source")
+    section = {"length": 64, "contexts": 4}
+    evaluate(pairs, parse_strict(Suite, {"perplexity": section}), tmp_path / "out")
+    monkeypatch.setattr(run_module, "load", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(pairs, parse_strict(Suite, {"perplexity": section | {"contexts": 2}}), tmp_path / "out")
+    compared = compare_saved([tmp_path / "out"], tmp_path / "out", "command")
+    assert compared.missing == ["windowed: perplexity"]
+    assert all("windowed" not in row.cells for row in compared.rows)
+
+
+def test_numbers_that_are_no_longer_stored_are_left_out_aloud(
+    apart: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    keys = read(apart[2]).keys
+    assert (
+        keys["perplexity"]["source"] != keys["perplexity"]["windowed"] and keys["agreement"]["source"] == ""
+    )
+    changed = {"perplexity": keys["perplexity"] | {"windowed": "another"}}
+    folder = altered(apart[2], tmp_path / "changed", keys=changed)
+    compared = compare_saved([folder], folder, "command")
+    assert compared.missing == ["windowed: perplexity"]
+    assert any("windowed: perplexity is left out" in line for line in compared.warnings)
+
+
+def test_a_folder_without_measurements_of_its_own_is_refused_and_kept(
+    apart: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    given = [str(apart[1]), str(apart[2]), "--output", str(tmp_path / "both")]
+    assert CliRunner().invoke(app, given).exit_code == 0
+    before = (tmp_path / "both/results.json").read_text()
+    result = CliRunner().invoke(app, [str(tmp_path / "both")])
+    assert result.exit_code == 2 and "has no measurements of its own" in result.stderr
+    assert (tmp_path / "both/results.json").read_text() == before
+    old = altered(apart[2], tmp_path / "old", keys={})
+    data = json.loads((old / "results.json").read_text())
+    del data["keys"]
+    (old / "results.json").write_text(json.dumps(data))
+    with pytest.raises(EvalError, match="does not say what its numbers were made from"):
+        compare_saved([old], old, "command")
+
+
+def test_a_mistyped_folder_is_not_made(tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, [str(tmp_path / "absent")]).exit_code == 2
+    assert not (tmp_path / "absent").exists()

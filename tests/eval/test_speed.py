@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import MambaConfig
 from typer.testing import CliRunner
 
-from eval.speed.command import app
+from eval.speed.command import SHORT, app
 from eval.speed.plot import look
-from eval.speed.records import PHASES, Report
+from eval.speed.records import Report
 from patches.attention.backends import BACKENDS
 from tests.benchmarks.gpu import TARGETS
 
@@ -46,8 +47,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, str]
 
 def test_every_phase_times_ours_and_what_is_beside_it(report: tuple[Report, Path, str]) -> None:
     rows = report[0].rows
-    assert {row.phase for row in rows} == set(PHASES)
-    for phase in PHASES:
+    assert {row.phase for row in rows} == set(SHORT.values())
+    for phase in SHORT.values():
         names = {row.contender for row in rows if row.phase == phase}
         assert {f"headroom {name}" for name in BACKENDS if name not in SLOW} <= names
         assert any("sliding" in name or "full mask" in name for name in names)
@@ -114,11 +115,16 @@ def test_without_ours_nothing_is_compared_with_ours(tmp_path: Path) -> None:
         (["absent"], ["'absent'", "config.json"]),
         (["{dense}", "--shape", "tiny"], ["leave out PATH"]),
         (["--output", "{file}/out"], ["cannot be written"]),
+        (["{mamba}"], ["'mamba'", "num_attention_heads"]),
     ],
 )
 def test_refusals_are_one_line(arguments: list[str], parts: list[str], dense: Path, tmp_path: Path) -> None:
+    MambaConfig(num_hidden_layers=2).save_pretrained(tmp_path / "mamba")
     (tmp_path / "file").write_text("")
-    given = [argument.format(dense=dense, file=tmp_path / "file") for argument in arguments]
+    given = [
+        argument.format(dense=dense, file=tmp_path / "file", mamba=tmp_path / "mamba")
+        for argument in arguments
+    ]
     if "--output" not in given:
         given += ["--output", str(tmp_path / "out")]
     result = CliRunner().invoke(app, given)

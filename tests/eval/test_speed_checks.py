@@ -9,10 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from typer.testing import CliRunner
 
-from eval.speed.command import app
+from eval.speed.command import SHORT, app
 from eval.speed.costs import costs_of
 from eval.speed.model import Twins
-from eval.speed.records import PHASES, Report, Row
+from eval.speed.records import Report, Row
 from eval.speed.reference import Inputs, exact, output_error
 from eval.speed.request import build_ask
 from eval.speed.timing import Clock, in_turns, paired_ratio, quartiles
@@ -23,8 +23,9 @@ from patches.attention.sdpa import attend
 WINDOW, SINKS = 8, 3
 GIVEN: dict[str, int | None] = {"heads": None, "kv_heads": None, "head_dim": None, "layers": None}
 ASKED: dict[str, Any] = {
-    "lengths": [50], "batches": [2], "window": WINDOW, "sinks": SINKS, "phases": PHASES, "backends": None,
-    "skip": [], "device": "cpu", "dtype": "float32", "runs": 1, "limit_s": 1.0, "threads": 1, "seed": 0,
+    "lengths": [50], "batches": [2], "window": WINDOW, "sinks": SINKS, "backends": None,
+    "phases": tuple(SHORT.values()), "skip": [],
+    "device": "cpu", "dtype": "float32", "runs": 1, "limit_s": 1.0, "threads": 1, "seed": 0,
 }  # fmt: skip
 
 

@@ -118,6 +118,12 @@ def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ() -> None:
     assert mcnemar(baseline, baseline) == 1.0
     assert mcnemar([0.1, 0.2, 0.3], [0.1, 0.2, 0.4]) is None
     assert mcnemar([0.0], [0.0, 100.0]) is None
+    assert mcnemar([1.0, 0.0, 1.0], [0.0, 0.0, 1.0]) == 1.0
+
+
+@pytest.mark.parametrize("pair", [(3.0, 7.0), (0.0, 50.0), (1.0, 100.0)])
+def test_two_values_alone_do_not_make_right_and_wrong(pair: tuple[float, float]) -> None:
+    assert mcnemar([pair[0]] * 9 + [pair[1]], [pair[1]] * 10) is None
 
 
 def test_a_few_lucky_samples_are_not_called_a_difference() -> None:

@@ -88,6 +88,20 @@ def test_options_narrow_a_suite() -> None:
     assert suite.footprint is not None and suite.footprint.lengths == [32, 64]
 
 
+def test_chat_at_4k_fits_a_model_of_4k(loaded_dense: Loaded) -> None:
+    suite = narrow(load_suite("chat"), lengths=[2048, 4096])
+    assert suite.speed is not None
+    assert suite.speed.length + suite.speed.decode_tokens + 1 == 4096
+    checkpoint = replace(loaded_dense.checkpoint, allowed_length=4096)
+    for name, section in suite.sections().items():
+        MEASURES[name].check(checkpoint, section)
+
+
+def test_a_cache_of_less_than_what_is_decoded_is_not_measured() -> None:
+    with pytest.raises(EvalError, match=r"footprint.lengths.0: got 3"):
+        parse_strict(Suite, {"footprint": {"lengths": [3, 8]}})
+
+
 def test_lengths_leave_out_what_they_leave_no_room_for() -> None:
     suite = narrow(load_suite("full"), lengths=[4096])
     assert suite.perplexity is not None and suite.perplexity.past is None and suite.perplexity.stride is None
