@@ -158,7 +158,7 @@ def _uptrain(
         from recipes.uptrain.training import train
 
         for stage in part.stages:
-            rows = (stage.batch_size or 1) * part.accumulate * peers.size
+            rows = stage.batch_size * part.accumulate * peers.size
             reporter.line(f"uptrain: {stage.steps} steps of {rows} x {stage.length} tokens")
         model, history = train(part, source, converted, training, peers.from_main(begin), reporter, peers)
         told = history | launch | {"command": command}
