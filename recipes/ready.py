@@ -30,7 +30,7 @@ def check_written(recipe: Recipe) -> TextSource:
         _check_files("placement", recipe.placement.data)
     if recipe.uptrain is not None:
         _check_files("uptrain", recipe.uptrain.data)
-        _check_layers(recipe.uptrain, recipe.source)
+    _check_layers(recipe)
     check_idle(recipe)
     return text
 
@@ -56,20 +56,30 @@ def _check_files(what: str, data: Data) -> None:
         raise RecipeError(f"{what}: {error}") from None
 
 
-def _check_layers(part: UptrainPart, source: str) -> None:
-    said = {"lora.layers": part.lora.layers, "attention_layers": part.attention_layers}
-    named = {key: layers for key, layers in said.items() if not isinstance(layers, str)}
-    if not named:
+def _check_layers(recipe: Recipe) -> None:
+    """Check the numbers of layers, where a recipe has any and the source's sizes are known."""
+    part, named = recipe.uptrain, {}
+    if part is not None:
+        said = {"lora.layers": part.lora.layers, "attention_layers": part.attention_layers}
+        named = {key: layers for key, layers in said.items() if not isinstance(layers, str)}
+    measured = [(name, each.measured_layers or 0) for name, each in recipe.conversions().items()]
+    if not named and not any(keep for _, keep in measured):
         return
     # transformers takes seconds to import, and few recipes name layers.
     from recipes.shapes import source_config
     from recipes.uptrain.layers import check_numbers
 
-    config = source_config(source)
+    config = source_config(recipe.source)
     if config is None:
         return
+    count = config.num_hidden_layers
+    for name, keep in measured:
+        if keep >= count:
+            raise RecipeError(
+                f"{name}: global_layers=auto:{keep} must keep 1 to {count - 1} of the source's {count} layers"
+            )
     for key, layers in named.items():
         try:
-            check_numbers(layers, config.num_hidden_layers)
+            check_numbers(layers, count)
         except RecipeError as error:
             raise RecipeError(f"uptrain.{key}: {error}") from None

@@ -116,6 +116,7 @@ def test_text_beats_no_text_beats_mean(text: Path, make_checkpoint, tmp_path: Pa
     assert losses["all"] < losses["subspace"] < losses["mean"]
 
 
+@pytest.mark.thorough
 def test_a_trained_model_is_repaired_by_every_stage(tmp_path: Path) -> None:
     tiny = Path(__file__).parents[2] / "recipes" / "tiny"
     stories = (tiny / "heldout.txt").read_text()

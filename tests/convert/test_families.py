@@ -16,11 +16,15 @@ from convert.attention import read_shape
 from convert.families import FAMILIES
 from convert.merging import METHODS
 from tests.convert.sources import MERGED, Source, duplicate_heads, repeat_heads
-from tests.convert.tiny import CASES, OWN_SIZES
+from tests.convert.tiny import CASES, OWN_SIZES, VARIANTS
 
 TOKENS = torch.arange(24).reshape(2, 12) % 64
 
 cases = pytest.mark.parametrize("case", CASES)
+families = pytest.mark.parametrize(
+    "case", [*OWN_SIZES, *(pytest.param(variant, marks=pytest.mark.thorough) for variant in VARIANTS)]
+)
+"""The same, with the variants of families left to the thorough run."""
 
 
 def logits(folder: Path, **options: Any) -> Tensor:
@@ -84,7 +88,7 @@ def assert_only_heads_changed(source: Source, count: int, out: Path) -> None:
     assert all(torch.equal(source.tensors[name], tensor) for name, tensor in after.items())
 
 
-@cases
+@families
 @pytest.mark.parametrize(
     "methods",
     [
@@ -112,7 +116,7 @@ def test_duplicated_heads_convert_without_loss_by_every_method(
             torch.testing.assert_close(logits(out), before, rtol=1e-4, atol=1e-4)
 
 
-@cases
+@families
 def test_sharded_and_single_give_the_same(source: Source, read_tensors, tmp_path: Path) -> None:
     sharded, heads = tmp_path / "source", source.shape.kv_heads
     convert(Request(str(source.folder), sharded, kv_heads=heads, max_shard_size="40KB"))

@@ -41,7 +41,10 @@ def kill(words: list[object], after_s: float) -> None:
     child.join()
 
 
-@pytest.mark.parametrize("more", [[], ["--no-sync"]], ids=["sync", "no-sync"])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param([], id="sync"), pytest.param(["--no-sync"], id="no-sync", marks=pytest.mark.thorough)],
+)
 @pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.thorough)])
 def test_kill_at_random_moments(kills: int, more: list[str], make_checkpoint, tmp_path: Path) -> None:
     source, out = make_checkpoint("llama"), tmp_path / "out"

@@ -138,7 +138,7 @@ def test_without_a_compiler_it_says_so(monkeypatch):
     flex._asked_compiler.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(flex.missing() is not None, reason=f"FlexAttention: {flex.missing()}")
 def test_compiled_on_a_cpu_one_kernel_serves_every_length():
     torch._dynamo.reset()

@@ -127,10 +127,8 @@ def test_load_gives_a_tokenizer_too(tmp_path):
     assert tokenizer.padding_side == "left"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "remote", [pytest.param(False, id="import", marks=pytest.mark.thorough), pytest.param(True, id="remote")]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("remote", [False, True], ids=["import", "remote"])
 def test_a_fresh_process_loads_and_saves_it(remote, tmp_path):
     want = {}
     for window in ("window", "no-window"):

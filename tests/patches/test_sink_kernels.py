@@ -65,7 +65,7 @@ def test_lengths_around_the_blocks(tokens, logits):
     assert_twins(draw(tokens, skipped=min(tokens - 1, 3), logits=logits))
 
 
-@pytest.mark.parametrize("count", [0, 1, 16, 17, 70])
+@pytest.mark.parametrize("count", [0, 1, 16, 17, pytest.param(70, marks=pytest.mark.thorough)])
 def test_any_number_of_sinks(count):
     assert_twins(draw(80, count, skipped=min(count, 70)))
 

@@ -125,7 +125,7 @@ def test_torch_compile_need_not_follow_how_a_backend_is_found(monkeypatch):
     run(model, cache, tokens, mask, 2, step)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_decode_step_compiles_with_inductor(padded):
     model, (tokens, mask) = windowed_model("llama"), batch(padded)

@@ -67,7 +67,6 @@ def write_recipe(folder: Path, source: Path, **changes: Any) -> Path:
             "name": "short",
             "text": str(SHIPPED / "tiny" / "heldout.txt"),
             "perplexity": {"length": 64, "contexts": 2},
-            "tasks": {"names": ["headroom_needle"], "limit": 3},
         },
     }
     folder.mkdir(parents=True, exist_ok=True)

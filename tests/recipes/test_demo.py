@@ -92,6 +92,7 @@ def test_the_uptrained_checkpoint_is_of_the_converted_tier_and_learned(finished)
     assert model.config.window_policy.size == 64 and text.shape[1] > 80
 
 
+@pytest.mark.thorough
 def test_the_uptrained_checkpoint_loads_where_headroom_is_not(finished, tmp_path):
     code = (
         "import sys, torch\nfrom transformers import AutoModelForCausalLM\n"
@@ -117,6 +118,7 @@ def test_the_uptrained_checkpoint_loads_where_headroom_is_not(finished, tmp_path
     assert float(run.stdout) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_resume_does_nothing_twice(finished):
     stamp = (finished / "uptrained" / "model.safetensors").stat().st_mtime_ns
     run = run_demo(finished, "--resume")
@@ -186,7 +188,13 @@ class StopAfter(Reporter):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("documents", [40, 10], ids=["within-the-text", "after-its-end"])
+@pytest.mark.parametrize(
+    "documents",
+    [
+        pytest.param(40, id="within-the-text", marks=pytest.mark.thorough),
+        pytest.param(10, id="after-its-end"),
+    ],
+)
 def test_a_stopped_training_goes_on_to_the_same_weights(student, tmp_path, documents):
     silent = Reporter(None)
     data = {"kind": "tiny", "documents": documents, "tokens": 64, "needle_share": 0.0, "seed": 9}

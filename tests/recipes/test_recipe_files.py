@@ -76,6 +76,10 @@ UNREADY = [
     ({"uptrain__lora__layers": [1, 99]}, "uptrain.lora.layers: layer 99 does not exist; .* layers 0 to 3"),
     ({"uptrain__attention_layers": {4: 1.0}}, "uptrain.attention_layers: layer 4 does not exist"),
     (
+        {"convert__global_layers": "auto:4", "convert__window": 64},
+        "converted: global_layers=auto:4 must keep 1 to 3 of the source's 4 layers",
+    ),
+    (
         {"uptrain__kl_weight": 0, "uptrain__attention_weight": 0, "uptrain__teacher": {"kind": "shared"}},
         "teacher has no effect while kl_weight and attention_weight are 0",
     ),
@@ -101,7 +105,7 @@ UNREADY = [
     [
         ({"convert__kv_heads": 3}, "converted: kv_heads=3 must divide"),
         ({"convert__sinks": 64}, "converted: sinks=64"),
-        ({"ablations": {"plain": {"merge": "men"}}}, "plain: merge='men' is not known"),
+        ({"ablations": {"plain": {"kv_heads": 4, "merge": "men"}}}, "plain: merge='men' is not known"),
         *UNREADY,
     ],
 )
