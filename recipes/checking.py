@@ -10,7 +10,7 @@ from convert.weights.dtypes import parse_dtype
 from recipes.errors import RecipeError
 from recipes.loading import is_local
 from recipes.pipeline import conversion_request
-from recipes.ready import check_packages, check_written
+from recipes.ready import check_layers, check_packages, check_written
 from recipes.schema import ConvertPart, Recipe
 from recipes.schema.data import sources_of
 
@@ -29,7 +29,7 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
         RecipeError: a conversion that is not possible, a key that nothing reads, a layer that does not exist,
             or a text that is not there.
     """
-    text = check_written(recipe)
+    check_layers(recipe)
     lines = []
     if is_local(recipe.source):
         lines += [
@@ -40,6 +40,7 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
         lines.append(f"source {recipe.source}: on the hub, its heads and layers are checked when it is here")
         for name, conversion in recipe.conversions().items():
             _check_options(name, conversion, recipe.source)
+    text = check_written(recipe)
     lines.append(f"eval: {', '.join(recipe.eval.sections())} on {text.origin}")
     if recipe.uptrain is not None:
         training = recipe.uptrain

@@ -30,7 +30,7 @@ def check_written(recipe: Recipe) -> TextSource:
         _check_files("placement", recipe.placement.data)
     if recipe.uptrain is not None:
         _check_files("uptrain", recipe.uptrain.data)
-    _check_layers(recipe)
+    check_layers(recipe)
     check_idle(recipe)
     return text
 
@@ -56,8 +56,12 @@ def _check_files(what: str, data: Data) -> None:
         raise RecipeError(f"{what}: {error}") from None
 
 
-def _check_layers(recipe: Recipe) -> None:
-    """Check the numbers of layers, where a recipe has any and the source's sizes are known."""
+def check_layers(recipe: Recipe) -> None:
+    """Check the numbers of layers, where a recipe has any and the source's sizes are known.
+
+    Raises:
+        RecipeError: a layer does not exist, or more are to be kept than there are.
+    """
     part, named = recipe.uptrain, {}
     if part is not None:
         said = {"lora.layers": part.lora.layers, "attention_layers": part.attention_layers}
