@@ -29,6 +29,7 @@ def check_recipe(recipe: Recipe, gpus: int = 1) -> list[str]:
         RecipeError: a conversion that is not possible, a key that nothing reads, a layer that does not exist,
             or a text that is not there.
     """
+    # First: of too many measured layers the plan would say only that none has a window.
     check_layers(recipe)
     lines = []
     if is_local(recipe.source):

@@ -109,7 +109,7 @@ def estimate(part: UptrainPart, counts: Counts, gpus: int = 1) -> list[Item]:
 
     With several GPUs weights, gradients and optimizer are in equal parts on all of them (FSDP2); activations
     are each one's own. So are gradients where a step has several passes: they are summed over the GPUs after
-    the last one, and until then each GPU has all of its own, in the dtype that they are summed in.
+    the last one, and until then each GPU has all of its own.
 
     Args:
         part: The recipe's training.
@@ -127,7 +127,7 @@ def _items(part: UptrainPart, counts: Counts, gpus: int) -> Iterator[Item]:
     yield Item("student", counts.student * FLOAT32 // gpus)
     yield Item("teacher", taught * _teacher(part, counts) // gpus)
     whole = gpus > 1 and part.accumulate > 1
-    yield Item("gradients", counts.trained * compute if whole else counts.trained * FLOAT32 // gpus)
+    yield Item("gradients", counts.trained * FLOAT32 // (1 if whole else gpus))
     yield Item("AdamW", ADAM * counts.trained * state // gpus + counts.tensors * FLOAT32)
     yield Item("weights in use", _weights_in_use(part, counts, gpus, compute, taught))
     yield Item("activations", activation_bytes(part, counts) * tokens)

@@ -195,6 +195,6 @@ def training_arguments(part: UptrainPart, output: Path) -> TrainingArguments:
     )
     # A process has one device. The Trainer would split batches among all that it sees (nn.DataParallel), in
     # threads whose passes no hook tells apart.
-    assert arguments.device is not None
-    arguments._n_gpu = 1
+    if arguments.device.type == "cuda":
+        arguments._n_gpu = 1
     return arguments

@@ -11,23 +11,11 @@ from typer.testing import CliRunner
 from eval import run as run_module
 from eval.compare_command import app
 from eval.errors import EvalError
-from eval.results import Results
 from eval.run import evaluate
 from eval.saved import compare_saved
 from eval.strict import parse_strict
 from eval.suite import Suite
-
-SECTIONS = {
-    "name": "small",
-    "perplexity": {"length": 64, "contexts": 3},
-    "agreement": {"length": 64, "contexts": 2},
-    "footprint": {"lengths": [64], "predict_to": 128},
-}
-SUITE = parse_strict(Suite, SECTIONS)
-
-
-def read(folder: Path) -> Results:
-    return Results.model_validate_json((folder / "results.json").read_text())
+from tests.eval.small import SECTIONS, SUITE, read
 
 
 @pytest.fixture(scope="module")

@@ -6,22 +6,10 @@ import pytest
 
 from eval import run as run_module
 from eval.journal import Journal
-from eval.results import Results
 from eval.run import evaluate
 from eval.strict import parse_strict
 from eval.suite import Suite
-
-SECTIONS = {
-    "name": "small",
-    "perplexity": {"length": 64, "contexts": 3},
-    "agreement": {"length": 64, "contexts": 2},
-    "footprint": {"lengths": [64], "predict_to": 128},
-}
-SUITE = parse_strict(Suite, SECTIONS)
-
-
-def read(folder: Path) -> Results:
-    return Results.model_validate_json((folder / "results.json").read_text())
+from tests.eval.small import SUITE, read
 
 
 def test_a_measurement_that_was_killed_goes_on_within_it(
