@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from patches.attention import inside
 from patches.attention.explicit import products, weigh
 from patches.attention.mask import visible
 from patches.attention.parts import Parts, split
@@ -21,9 +22,11 @@ from patches.attention.scoring import Scoring
 from patches.frame import Frame
 
 ROWS = 256
-"""Queries of all heads of a KV head per block: the rows of one matrix product."""
-BLOCK_MIN, BLOCK_MAX = 64, 256
-"""Queries of one head per block: few enough to skip what the window hides."""
+"""Queries of all heads of a KV head per block of a global layer, whose masks are as wide as the text."""
+WINDOW_ROWS = 1536
+"""The same in a window layer, at most: PyTorch multiplies 768 and more in larger tiles."""
+WINDOW_BLOCK_MIN, WINDOW_BLOCK_MAX = 64, 192
+"""Queries of one head per block of a window layer: few enough to skip what the window hides."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> tuple[Tensor, None]:
@@ -44,6 +47,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
     size = _block_size(query.shape[1] // key.shape[1], frame.window)
     inputs = (query, key, value, scoring.sink_query, scoring.sink_logits)
     trained = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs)
+    begin = frame.tokens if trained else inside.first_query(query, parts, frame, scoring, 2 * size)
+    if begin < frame.tokens:
+        output, late = torch.empty_like(query), frame.tokens - begin
+        inside.attend(query, parts, frame, scoring, 2 * size, begin, output)
+        if begin:
+            early = query[:, :, :begin], key[:, :, :-late], value[:, :, :-late]
+            output[:, :, :begin] = attend(*early, replace(frame, tokens=begin), scoring)[0]
+        return output, None
     keys, values = (
         _Joined(parts.keys, parts.sink_keys, trained),
         _Joined(parts.values, parts.sink_values, trained),
@@ -55,28 +66,29 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
         for begin in reversed(range(0, frame.tokens, size))
     )
     if trained:
-        return torch.cat(list(blocks)[::-1], dim=2), None
+        return torch.cat(list(blocks)[::-1], dim=3).flatten(1, 2), None
     # Blocks that are kept until the end would take the memory of the output once more.
     output, end = torch.empty_like(query), frame.tokens
+    by_kv_head = output.unflatten(1, (key.shape[1], -1))
     for block in blocks:
-        begin = end - block.shape[2]
-        output[:, :, begin:end] = block
+        begin = end - block.shape[3]
+        by_kv_head[:, :, :, begin:end] = block
         end = begin
     return output, None
 
 
 def _block_size(groups: int, window: int | None) -> int:
-    """Queries of one head per block; without a window a mask is as wide as the text, so it has fewer rows."""
+    """Queries of one head per block."""
     if window is None:
         return max(ROWS // groups, 16)
-    return min(max(ROWS // groups, BLOCK_MIN), BLOCK_MAX)
+    return min(max(WINDOW_ROWS // groups, WINDOW_BLOCK_MIN), WINDOW_BLOCK_MAX)
 
 
 def _attend_slots(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> Tensor:
     """One query per row against what the cache has filled, whose order does not matter."""
     seen = frame.filled(key.shape[2], query.device)
     seen = None if seen is None else seen[:, None]
-    return _weighed(query, key, value, seen, slice(0, frame.sinks), scoring)
+    return _weighed(query, key, value, seen, slice(0, frame.sinks), scoring).flatten(1, 2)
 
 
 class _Joined:
@@ -110,7 +122,10 @@ def _attend_block(
     size: int,
     scoring: Scoring,
 ) -> Tensor:
-    """Queries ``[begin, end)`` against the keys from the oldest to the newest they see, and the sinks."""
+    """Queries ``[begin, end)`` against the keys from the oldest to the newest they see, and the sinks.
+
+    Returns ``[B, K, G, end - begin, D]``.
+    """
     offset = parts.keys.shape[2] - frame.tokens
     low = 0 if frame.window is None else max(offset + begin - frame.window + 1, 0)
     if isinstance(parts.first, int):
@@ -215,6 +230,7 @@ def _weighed(
     """Attend to keys of which ``sinks`` are the sinks.
 
     ``mask`` is ``[1 or B, T, N]`` bool, or for plain scoring ``[1, G * T, N]`` to add to the scores, or None.
+    Returns ``[B, K, G, T, D]``.
     """
     if scoring.plain:
         return _grouped(query, key, value, mask, scoring)
@@ -223,7 +239,7 @@ def _weighed(
         scores[..., sinks] = products(scoring.sink_query, key[:, :, sinks])
     if mask is None:
         mask = torch.ones(1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
-    return weigh(scores, value, mask, scoring)[0]
+    return weigh(scores, value, mask, scoring)[0].unflatten(1, (key.shape[1], -1))
 
 
 def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scoring: Scoring) -> Tensor:
@@ -236,4 +252,4 @@ def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sco
             mask = mask.repeat(1, groups, 1)
         mask = mask[:, None]
     output = scaled_dot_product_attention(rows, key, value, mask, scoring.dropout, scale=scoring.scale)
-    return output.reshape(query.shape)
+    return output.unflatten(2, (groups, tokens))

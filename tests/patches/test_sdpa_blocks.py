@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from patches.attention import eager, sdpa
+from patches.attention import eager, inside, sdpa
 from patches.attention.scoring import Scoring
 from patches.frame import Frame, Step
 
@@ -29,3 +29,69 @@ def test_full_blocks_share_one_mask():
     query = torch.randn(1, 1, 256 * 9, 4)
     sdpa.attend(query, query, query, Frame(Step(0), 256 * 9, 300, 2), Scoring(0.5))
     assert sdpa._kept_mask.cache_info().currsize == 2
+
+
+@pytest.fixture
+def short_inside(monkeypatch):
+    """Two parts from a window of 20 on, in blocks of 16; counts the blocks that went so."""
+    served = []
+    attend = inside.attend
+
+    def counted(query, parts, frame, scoring, block, begin, output):
+        served.append((frame.tokens - begin) // block)
+        attend(query, parts, frame, scoring, block, begin, output)
+
+    monkeypatch.setattr(inside, "WINDOW_MIN", 20)
+    monkeypatch.setattr(inside, "attend", counted)
+    monkeypatch.setattr(sdpa, "_block_size", lambda groups, window: 8)
+    return served
+
+
+def inputs(frame, heads, kv_heads, dtype):
+    """Fresh query, key and value of two rows for a ``whole`` or ``chunk`` call."""
+    columns = frame.tokens
+    if frame.layout == "chunk":
+        columns += frame.sinks + frame.window - 1
+    return tuple(
+        torch.randn(2, count, length, 8, dtype=dtype)
+        for count, length in ((heads, frame.tokens), (kv_heads, columns), (kv_heads, columns))
+    )
+
+
+@pytest.mark.parametrize("heads,kv_heads", [(2, 2), (4, 1)])
+@pytest.mark.parametrize("sinks", [0, 3])
+@pytest.mark.parametrize("past,window,tokens,blocks", [
+    (0, 20, 100, 5), (0, 24, 38, 0), (0, 24, 39, 1), (7, 24, 100, 5), (60, 20, 16, 1), (60, 33, 50, 3),
+    (60, 19, 50, 0),
+])  # fmt: skip
+def test_an_inside_and_edges_are_one_softmax(
+    heads, kv_heads, sinks, past, window, tokens, blocks, short_inside
+):
+    if past == 0:
+        tokens += sinks
+    frame, scoring = Frame(Step(past), tokens, window, sinks), Scoring(8**-0.5)
+    given = inputs(frame, heads, kv_heads, torch.float64)
+    got = sdpa.attend(*given, frame, scoring)[0]
+    torch.testing.assert_close(got, eager.attend(*given, frame, scoring)[0])
+    assert sum(short_inside) == blocks
+
+
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_an_inside_and_edges_in_the_dtypes_of_models(dtype, tolerance, short_inside):
+    frame, scoring = Frame(Step(0), 90, 24, 3), Scoring(8**-0.5)
+    given = inputs(frame, 4, 2, dtype)
+    got = sdpa.attend(*given, frame, scoring)[0]
+    want = eager.attend(*(tensor.double() for tensor in given), frame, scoring)[0]
+    assert got.dtype == dtype
+    assert short_inside == [4]
+    torch.testing.assert_close(got.double(), want, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("reason", ["trained", "softcap", "dropout", "ragged"])
+def test_an_inside_is_left_to_masks_where_it_has_no_kernel(reason, short_inside):
+    starts = torch.tensor([0, 4]) if reason == "ragged" else None
+    frame = Frame(Step(0, starts), 90, 24, 3)
+    scoring = Scoring(0.3, 0.5 if reason == "dropout" else 0.0, 5.0 if reason == "softcap" else None)
+    query, key, value = inputs(frame, 2, 2, torch.float32)
+    sdpa.attend(query.requires_grad_(reason == "trained"), key, value, frame, scoring)
+    assert short_inside == []
