@@ -12,7 +12,7 @@ from eval.speed.attention import Contender, check_runs, chosen_backends, own_nam
 from eval.speed.records import Computes
 from eval.speed.reference import Inputs, output_error
 from eval.speed.timing import Work
-from patches.attention.backends import Backend
+from patches.attention.backends import Backend, attend
 from patches.attention.scoring import Scoring
 from patches.cache.window import WindowLayer
 from patches.frame import Frame, Step
@@ -88,7 +88,7 @@ def _own(backend: Backend, inputs: Inputs, write: bool) -> Callable[[], Tensor]:
 
     def step() -> Tensor:
         frame = Frame(Step(layer.get_seq_length()), 1, inputs.window, inputs.sinks)
-        return backend.attend(inputs.query, *layer.update(*new), frame, scoring)[0]
+        return attend(backend, inputs.query, *layer.update(*new, in_pass=True), frame, scoring)[0]
 
     return step
 

@@ -13,6 +13,7 @@ from patches.attention import decode, eager, flash, flex, fused, sdpa, stored
 from patches.attention.documents import Attend, attend_documents
 from patches.attention.scoring import Scoring
 from patches.cache.stored import StoredTokens
+from patches.cache.unwritten import UnwrittenTokens
 from patches.frame import Frame, Step
 from patches.kernels import language
 from patches.policy import PolicyError
@@ -40,6 +41,7 @@ class Backend:
         refusal: ``(query, frame, scoring)`` to why it cannot serve this call, or None.
         needs: What it runs on, in words.
         automatic: Whether it may be chosen without being asked for.
+        decodes: Whether the kernel for decoding takes calls from it.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Backend:
     missing: Callable[[], str | None] = _never
     refusal: Callable[[Tensor, Frame, Scoring], str | None] = _never
     automatic: bool = True
+    decodes: bool = False
 
 
 BACKENDS = {
@@ -61,6 +64,7 @@ BACKENDS = {
             "CUDA 8.0 or later, fp16/bf16",
             flash.missing,
             decode.unless(flash.refusal),
+            decodes=True,
         ),
         Backend(
             "triton",
@@ -71,6 +75,7 @@ BACKENDS = {
             decode.unless(fused.refusal),
             # Triton's interpreter is for tests that ask for it.
             automatic=not language.interpreting(),
+            decodes=True,
         ),
         Backend("sdpa", "sdpa", sdpa.attend, "any device"),
         Backend("eager", "eager", eager.attend, "any device; the reference, returns weights"),
@@ -149,16 +154,39 @@ def _attention(chosen: Backend | None) -> Callable[..., tuple[Tensor, Tensor | N
             sink_query=None if step.turn is None or frame.window is None else step.turn.apply(query),
         )
         backend = _serving(chosen, query, frame, scoring)
-        if isinstance(key, StoredTokens):
-            output, weights = stored.attend(query, key.stored, frame, scoring, backend.attend), None
-        elif step.documents is None:
-            output, weights = backend.attend(query, key, value, frame, scoring)
+        if step.documents is None:
+            output, weights = attend(backend, query, key, value, frame, scoring)
         else:
             output = attend_documents(backend.attend, query, key, value, frame, scoring, step.documents)
             weights = None
         return output.transpose(1, 2).contiguous(), weights
 
     return attention
+
+
+def attend(
+    backend: Backend, query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring
+) -> tuple[Tensor, Tensor | None]:
+    """Attend to what a layer of the cache handed out.
+
+    Args:
+        backend: Of those that do not refuse.
+        query: ``[B, H, T, D]``.
+        key: ``[B, K, N, D]``, ``StoredTokens`` or ``UnwrittenTokens``, like ``value``.
+        value: the same.
+        frame: Where they stand.
+        scoring: How products become weights.
+
+    Returns:
+        Output ``[B, H, T, D]`` and the weights, or None.
+    """
+    if isinstance(key, StoredTokens):
+        return stored.attend(query, key.stored, frame, scoring, backend.attend), None
+    if isinstance(key, UnwrittenTokens):
+        if backend.decodes and decode.refusal(query, frame, scoring) is None:
+            return decode.attend_and_write(query, key.unwritten, frame, scoring), None
+        key, value = key.unwritten.write()
+    return backend.attend(query, key, value, frame, scoring)
 
 
 def _serving(chosen: Backend | None, query: Tensor, frame: Frame, scoring: Scoring) -> Backend:

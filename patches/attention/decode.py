@@ -10,9 +10,10 @@ from torch import Tensor
 
 from patches.attention.documents import Attend
 from patches.attention.scoring import Scoring
+from patches.cache.unwritten import Unwritten
 from patches.frame import Frame
 from patches.kernels import language
-from patches.kernels.decode import decode
+from patches.kernels.decode import Reading, decode, decode_and_write
 
 HEAD_DIM_MAX = 256
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -43,6 +44,37 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
 
     Holds: equals the eager reference in every layout that it serves (tests/patches/test_decode.py).
     """
+    reading = _reading(query, frame, scoring)
+    output = decode(
+        dense(query), dense(key), dense(value), reading.starts, reading.lasts, reading.sinks, reading.scale,
+        reading.softcap, reading.sink_logits, reading.sink_query,
+    )  # fmt: skip
+    return output, None
+
+
+def attend_and_write(query: Tensor, unwritten: Unwritten, frame: Frame, scoring: Scoring) -> Tensor:
+    """Attend to a cache and to a token that the same launch writes into it.
+
+    Args:
+        query: ``[B, H, 1, D]``; the kernel does not refuse the call.
+        unwritten: The cache, which is changed in place, and the token.
+        frame: Where they stand once it is written.
+        scoring: How products become weights.
+
+    Returns:
+        ``[B, H, 1, D]``.
+
+    Holds: equals writing first, in every layout that it serves (tests/patches/test_unwritten.py).
+    """
+    reading = _reading(query, frame, scoring)
+    key, value = unwritten.token
+    return decode_and_write(
+        dense(query), unwritten.stores, (dense(key), dense(value)), unwritten.column, reading
+    )
+
+
+def _reading(query: Tensor, frame: Frame, scoring: Scoring) -> Reading:
+    """What the kernel needs to know of a call."""
     starts = frame.step.starts if frame.window is None else None
     lasts = None
     if frame.ragged:
@@ -50,12 +82,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
         last = frame.first if frame.window is not None else frame.step.past
         lasts = torch.as_tensor(last, device=query.device).reshape(-1)
     met = scoring.sink_query
-    output = decode(
-        dense(query), dense(key), dense(value), starts, lasts, frame.sinks, float(scoring.scale),
-        None if scoring.softcap is None else float(scoring.softcap),
-        scoring.sink_logits, None if met is None else dense(met),
-    )  # fmt: skip
-    return output, None
+    softcap = None if scoring.softcap is None else float(scoring.softcap)
+    turned = None if met is None else dense(met)
+    return Reading(starts, lasts, frame.sinks, float(scoring.scale), softcap, scoring.sink_logits, turned)
 
 
 def before(backend: Attend) -> Attend:

@@ -1,22 +1,20 @@
 """Blocked attention on ``scaled_dot_product_attention``: any device, any dtype, memory linear in the length.
 
-A block of queries meets only the slice of keys that it can see, and behind them the sinks. So all full blocks
-past the sinks share one mask; where fewer keys come before a block, it takes the mask's last columns. It is
-kept as numbers to add to the scores: SDPA turns a boolean one into numbers at every call, which a CPU takes
-as long for as for the attention itself.
+A block of queries meets only the slice of keys that it can see, and behind them the sinks
+(``patches.attention.block_masks``). On a CPU blocks far inside a long window go in two parts
+(``patches.attention.inside``).
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from patches.attention import inside
+from patches.attention.block_masks import Block, mask_of, ragged_mask
 from patches.attention.explicit import products, weigh
-from patches.attention.mask import visible
 from patches.attention.parts import Parts, split
 from patches.attention.scoring import Scoring
 from patches.frame import Frame
@@ -43,38 +41,46 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
             query, key, value, None, scoring.dropout, True, scale=scoring.scale, enable_gqa=grouped
         )
         return output, None
-    parts = split(key, value, frame)
-    size = _block_size(query.shape[1] // key.shape[1], frame.window)
     inputs = (query, key, value, scoring.sink_query, scoring.sink_logits)
-    trained = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs)
-    begin = frame.tokens if trained else inside.first_query(query, parts, frame, scoring, 2 * size)
-    if begin < frame.tokens:
-        output, late = torch.empty_like(query), frame.tokens - begin
-        inside.attend(query, parts, frame, scoring, 2 * size, begin, output)
-        if begin:
-            early = query[:, :, :begin], key[:, :, :-late], value[:, :, :-late]
-            output[:, :, :begin] = attend(*early, replace(frame, tokens=begin), scoring)[0]
-        return output, None
-    keys, values = (
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs):
+        blocks = list(_blocks(query, split(key, value, frame), frame, scoring, trained=True))
+        return torch.cat(blocks[::-1], dim=3).flatten(1, 2), None
+    output = torch.empty_like(query)
+    _attend_into(output, query, key, value, frame, scoring)
+    return output, None
+
+
+def _attend_into(
+    output: Tensor, query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring
+) -> None:
+    """Without gradients: the late queries in two parts where they can, the others block by block."""
+    parts = split(key, value, frame)
+    block = 2 * _block_size(query.shape[1] // key.shape[1], frame.window)
+    end = inside.first_query(query, parts, frame, scoring, block)
+    if late := frame.tokens - end:
+        inside.attend(query, parts, frame, scoring, block, end, output)
+        if not end:
+            return
+        query, frame = query[:, :, :end], replace(frame, tokens=end)
+        parts = split(key[:, :, :-late], value[:, :, :-late], frame)
+    # Blocks that are kept until the end would take the memory of the output once more.
+    by_kv_head = output.unflatten(1, (key.shape[1], -1))
+    for attended in _blocks(query, parts, frame, scoring, trained=False):
+        begin = end - attended.shape[3]
+        by_kv_head[:, :, :, begin:end] = attended
+        end = begin
+
+
+def _blocks(query: Tensor, parts: Parts, frame: Frame, scoring: Scoring, trained: bool) -> Iterator[Tensor]:
+    """The output ``[B, K, G, rows, D]`` of every block, the last one first."""
+    joined = (
         _Joined(parts.keys, parts.sink_keys, trained),
         _Joined(parts.values, parts.sink_values, trained),
     )
-    blocks = (
-        _attend_block(
-            query, parts, (keys, values), frame, begin, min(begin + size, frame.tokens), size, scoring
-        )
-        for begin in reversed(range(0, frame.tokens, size))
-    )
-    if trained:
-        return torch.cat(list(blocks)[::-1], dim=3).flatten(1, 2), None
-    # Blocks that are kept until the end would take the memory of the output once more.
-    output, end = torch.empty_like(query), frame.tokens
-    by_kv_head = output.unflatten(1, (key.shape[1], -1))
-    for block in blocks:
-        begin = end - block.shape[3]
-        by_kv_head[:, :, :, begin:end] = block
-        end = begin
-    return output, None
+    size = _block_size(query.shape[1] // parts.keys.shape[1], frame.window)
+    for begin in reversed(range(0, frame.tokens, size)):
+        end = min(begin + size, frame.tokens)
+        yield _attend_block(query, parts, joined, frame, begin, end, size, scoring)
 
 
 def _block_size(groups: int, window: int | None) -> int:
@@ -135,93 +141,17 @@ def _attend_block(
     if isinstance(parts.first, int) and isinstance(frame.first, int):
         sinks = parts.sink_keys.shape[2]
         first_query = min(frame.first + begin, sinks)
-        block = _Block(
+        block = Block(
             end - begin, high - low, offset + begin - low, first_query, sinks, frame.window,
             query.shape[1] // key.shape[1] if scoring.plain else 1, query.dtype if scoring.plain else None,
         )  # fmt: skip
         full = end - begin == size and first_query == sinks
-        mask = _mask_of(block, offset + frame.tokens if full else 0, query.device)
+        mask = mask_of(block, offset + frame.tokens if full else 0, query.device)
     else:
-        mask = _ragged_mask(parts, frame, begin, end, low, high, query.device)
+        mask = ragged_mask(parts, frame, begin, end, low, high, query.device)
     if scoring.sink_query is not None:
         scoring = replace(scoring, sink_query=scoring.sink_query[:, :, begin:end])
     return _weighed(query[:, :, begin:end], key, value, mask, slice(high - low, None), scoring)
-
-
-class _Block(NamedTuple):
-    """All that the mask of a block of rows that begin together depends on.
-
-    Attributes:
-        rows: Queries of one head.
-        columns: Keys of the window part; the sinks stand behind them.
-        diagonal: The column of the first query's own key.
-        first_query: Its position, at most ``sinks``: it only matters how many of them it precedes.
-        sinks: Keys of the sink part.
-        window: ``W``; None in a global layer.
-        groups: How often the rows repeat, once for every query head of a KV head.
-        dtype: Of the mask as numbers to add to scores; None for a boolean one.
-    """
-
-    rows: int
-    columns: int
-    diagonal: int
-    first_query: int
-    sinks: int
-    window: int | None
-    groups: int
-    dtype: torch.dtype | None
-
-    def mask(self, device: torch.device) -> Tensor:
-        """``[1, groups * rows, columns + sinks]``."""
-        row = torch.arange(self.rows, device=device)
-        to_window = visible(self.diagonal + row, torch.arange(self.columns, device=device), self.window, 0)
-        to_sinks = visible(self.first_query + row, torch.arange(self.sinks, device=device), None, 0)
-        seen = torch.cat([to_window, to_sinks], dim=1)
-        if self.dtype is not None:
-            seen = torch.zeros_like(seen, dtype=self.dtype).masked_fill_(~seen, -torch.inf)
-        return seen.repeat(self.groups, 1)[None]
-
-
-def _mask_of(block: _Block, stored: int, device: torch.device) -> Tensor:
-    """The mask of ``block``, out of the widest one that blocks of its rows have where it is a full one.
-
-    Args:
-        block: What it depends on.
-        stored: All keys of the window part, for a full block past the sinks; 0 for any other.
-        device: Where it is needed.
-    """
-    if block.window is None:
-        # As wide as the sequence is long: nothing to keep.
-        return block.mask(device)
-    if not stored:
-        return _kept_mask(block, device)
-    reach = min(block.window - 1, stored)
-    widest = block._replace(columns=reach + block.rows, diagonal=reach)
-    return _kept_mask(widest, device)[:, :, reach - block.diagonal :]
-
-
-@lru_cache(maxsize=8)
-def _kept_mask(block: _Block, device: torch.device) -> Tensor:
-    """The masks of window layers, whose size the window bounds, kept for the next call."""
-    # A mask first built under inference mode could never be saved for a backward pass.
-    with torch.inference_mode(False):
-        return block.mask(device)
-
-
-def _ragged_mask(
-    parts: Parts, frame: Frame, begin: int, end: int, low: int, high: int, device: torch.device
-) -> Tensor:
-    """``[B, rows, columns + sinks]`` bool for rows that begin at different columns."""
-    positions = frame.query_positions(device)[:, begin:end]
-    to_sinks = visible(positions, torch.arange(parts.sink_keys.shape[2], device=device), None, 0)
-    own = parts.keys.shape[2] - frame.tokens + torch.arange(begin, end, device=device)
-    column = torch.arange(low, high, device=device)
-    first = torch.as_tensor(parts.first, device=device).reshape(-1, 1, 1)
-    to_window = visible(own, column, frame.window, 0) & (column >= first)
-    # A padding query sees its own key, because a softmax over nothing is NaN, which would spread.
-    padding = (positions < 0).unsqueeze(-1) & (column == own.unsqueeze(-1))
-    to_sinks = to_sinks.expand(to_window.shape[0], -1, -1)
-    return torch.cat([to_window | padding, to_sinks], dim=-1)
 
 
 def _weighed(

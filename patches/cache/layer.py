@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from patches.cache.layout import Layout, layout_of
+from patches.cache.unwritten import Unwritten, UnwrittenTokens, left_to_attention, write
 
 
 class CacheLayer(CacheLayerMixin):
@@ -105,6 +106,27 @@ class CacheLayer(CacheLayerMixin):
         """A copy of ``rows`` in the same layout."""
         copy = self._allocate(store, len(rows), store.shape[2])
         return torch.index_select(store, 0, rows.to(store.device), out=copy)
+
+    def _hand_out(
+        self,
+        stores: tuple[Tensor, Tensor],
+        token: tuple[Tensor, Tensor],
+        column: Tensor | int,
+        in_pass: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """``stores`` with the token of a decode step in its column, or on its way there by attention.
+
+        Args:
+            stores: What the query may see of the layer.
+            token: Keys and values ``[B, K, 1, D]``.
+            column: As ``Unwritten``.
+            in_pass: Whether attention of ours follows.
+        """
+        if in_pass and left_to_attention(token[0]):
+            unwritten = Unwritten(stores, (token[0].detach(), token[1].detach()), column)
+            return UnwrittenTokens(unwritten), UnwrittenTokens(unwritten)
+        write(stores, token, column)
+        return stores
 
     def _so_far(self, past: int, states: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The columns up to the new tokens, of which ``past`` come before them.

@@ -10,8 +10,6 @@ from patches.cache.layer import CacheLayer
 from patches.cache.layout import Layout
 from patches.cache.window import WindowLayer
 from patches.frame import Frame, Step
-from patches.kernels import language
-from patches.kernels.write import write_token
 from patches.policy import PolicyError
 
 
@@ -107,7 +105,7 @@ class StaticWindowLayer(StaticLayer, WindowLayer):
         self.progress = progress
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: Any, in_pass: bool = False, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """As ``WindowLayer.update``, but with all ``S + W`` slots in a decode step."""
         if not self.is_initialized:
@@ -115,11 +113,9 @@ class StaticWindowLayer(StaticLayer, WindowLayer):
         step = self.progress.step_on(key_states.device)
         if not step.on_device:
             frame = Frame(step, key_states.shape[2], self.window, self.sinks)
-            return self._take_in(key_states, value_states, frame)
+            return self._take_in(key_states, value_states, frame, in_pass)
         assert step.slots is not None
-        write = write_token if writes_slots(key_states) else write_column
-        write(self.stores, (key_states, value_states), step.slots)
-        return self.stores
+        return self._hand_out(self.stores, (key_states, value_states), step.slots, in_pass)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Check that the tokens before can still be had; the cache itself counts."""
@@ -143,7 +139,7 @@ class StaticGlobalLayer(StaticLayer):
         self.progress = progress
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: Any, in_pass: bool = False, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Store the new tokens and return the columns so far, or all columns in a decode step.
 
@@ -151,6 +147,7 @@ class StaticGlobalLayer(StaticLayer):
             key_states: ``[B, K, T, D]``, rotated.
             value_states: ``[B, K, T, D]``.
             args: Not used.
+            in_pass: As ``WindowLayer.update``.
             kwargs: Not used.
 
         Returns:
@@ -161,8 +158,7 @@ class StaticGlobalLayer(StaticLayer):
         states = (key_states, value_states)
         past = self.progress.step_on(key_states.device).past
         if isinstance(past, Tensor):
-            write_column(self.stores, states, past)
-            return self.stores
+            return self._hand_out(self.stores, states, past, in_pass)
         end = past + key_states.shape[2]
         for store, new in zip(self.stores, states, strict=True):
             store[:, :, past:end] = new.detach()
@@ -179,23 +175,17 @@ class StaticGlobalLayer(StaticLayer):
         return self.max_length
 
 
+def static_layer(
+    window: int | None, sinks: int, max_length: int, progress: Progress, layout: Layout | None
+) -> StaticLayer:
+    """The layer for a window, or for none."""
+    if window is None:
+        return StaticGlobalLayer(max_length, progress, layout)
+    return StaticWindowLayer(window, sinks, progress, layout)
+
+
 def keep_address(*stores: Tensor) -> None:
     """Promise torch.compile that these tensors stay where they are, so that CUDA graphs may write there."""
     if not torch.compiler.is_compiling():
         for store in stores:
             torch._dynamo.mark_static_address(store)
-
-
-def writes_slots(states: Tensor) -> bool:
-    """Whether one launch of a kernel writes the token; torch.compile fuses the writes that it can see."""
-    able = states.is_cuda and language.missing() is None and states.stride(-1) == 1
-    return able and not torch.compiler.is_compiling()
-
-
-def write_column(stores: tuple[Tensor, Tensor], states: tuple[Tensor, Tensor], index: Tensor) -> None:
-    """Write one token per row in place; arguments as ``patches.kernels.write.write_token``, in any dtype."""
-    for store, token in zip(stores, states, strict=True):
-        if index.shape[0] == 1:
-            store.index_copy_(2, index, token.detach())
-        else:
-            store[torch.arange(len(store), device=store.device), :, index] = token.detach()[:, :, 0]

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from patches.policy import PolicyError
+from patches.cache.shell import Shell
 
 PIECE = 1024
 """The most tokens of a piece: what is expanded at once of a row."""
@@ -71,39 +70,13 @@ class Stored:
     observe: Callable[[Sequence[Tensor]], None] | None = None
 
 
-class StoredTokens(Tensor):
-    """Keys or values in a cache, with a shape, a dtype and a device, that only attention of ours can read.
-
-    ``[B, K, past + T, D]``. An operation that would need the numbers raises instead of expanding all of them.
-    """
+class StoredTokens(Shell):
+    """Keys or values in a compressed cache, ``[B, K, past + T, D]``."""
 
     stored: Stored
 
-    @staticmethod
     def __new__(cls, stored: Stored) -> "StoredTokens":
-        new = stored.new[0]
-        batch, heads, tokens, dim = new.shape
-        shell = Tensor._make_wrapper_subclass(
-            cls, (batch, heads, stored.past + tokens, dim), dtype=new.dtype, device=new.device
-        )
+        batch, heads, tokens, dim = stored.new[0].shape
+        shell = cls.shaped((batch, heads, stored.past + tokens, dim), stored.new[0])
         shell.stored = stored
         return shell
-
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
-
-    @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Refuse.
-
-        Raises:
-            PolicyError: always.
-        """
-        raise PolicyError(
-            f"{func} was asked to read a compressed cache, which only attention of Headroom can; leave the "
-            "model's attention implementation as it was when patches.make_cache made the cache"
-        )
-
-    def __repr__(self) -> str:  # type: ignore[override]
-        return f"StoredTokens({list(self.shape)}, dtype={self.dtype}, device={self.device})"

@@ -41,6 +41,7 @@ class WindowLayer(CacheLayer):
         value_states: Tensor,
         *args: Any,
         starts: Tensor | None = None,
+        in_pass: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         """Store the new tokens and return what their queries may need, in the layout that ``patches.frame``
@@ -51,6 +52,7 @@ class WindowLayer(CacheLayer):
             value_states: ``[B, K, T, D]``.
             args: Not used.
             starts: ``[B]``, the first real column of each row; None when no row is padded.
+            in_pass: Whether attention of ours reads what is returned, so that it may write the token too.
             kwargs: Not used.
 
         Returns:
@@ -60,16 +62,21 @@ class WindowLayer(CacheLayer):
             self.lazy_initialization(key_states, value_states)
         frame = Frame(Step(self.seen, starts), key_states.shape[2], self.window, self.sinks)
         self.seen += frame.tokens
-        return self._take_in(key_states, value_states, frame)
+        return self._take_in(key_states, value_states, frame, in_pass)
 
-    def _take_in(self, key_states: Tensor, value_states: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+    def _take_in(
+        self, key_states: Tensor, value_states: Tensor, frame: Frame, in_pass: bool
+    ) -> tuple[Tensor, Tensor]:
         """Store tokens of which the host knows how many came before; arguments and result of ``update``."""
         assert isinstance(frame.step.past, int)
         new = (key_states.detach(), value_states.detach())
         if frame.layout == "slots":
-            self._write(new, frame)
             filled = filled_slots(frame.step.past + 1, self.window, self.sinks)
             keys, values = (store[:, :, :filled] for store in self.stores)
+            if isinstance(frame.first, int):
+                slot = slot_of(frame.first, self.window, self.sinks)
+                return self._hand_out((keys, values), new, slot, in_pass)
+            self._write(new, frame)
             return keys, values
         if frame.layout == "whole":
             self._write(new, frame)

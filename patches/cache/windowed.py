@@ -14,7 +14,7 @@ from patches.cache.layout import find_layout
 from patches.cache.offloaded import OffloadedLayer, Prefetcher
 from patches.cache.policies import KvCache
 from patches.cache.policies.policy import Place
-from patches.cache.static import Progress, StaticGlobalLayer, StaticWindowLayer, keep_address
+from patches.cache.static import Progress, keep_address, static_layer
 from patches.cache.window import WindowLayer
 from patches.frame import Step
 from patches.policy import PolicyError, WindowPolicy
@@ -70,7 +70,7 @@ class WindowedCache(Cache):
             )
         self.starts: Tensor | None = None
         self.begins: tuple[int, ...] | None = None
-        self.begun = True
+        self.begun, self.in_pass = True, False
         self.max_length = max_length
         self.offloaded = offload
         self.layout = None if layout is None else find_layout(layout)
@@ -102,9 +102,9 @@ class WindowedCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Store new tokens of one layer; see ``WindowLayer.update``."""
         starts = None if self.starts is None else self.starts.to(key_states.device)
-        stored = super().update(key_states, value_states, layer_idx, starts=starts, begins=self.begins)
-        layer = self.layers[layer_idx]
-        if self.prefetcher is not None and isinstance(layer, OffloadedLayer):
+        told = {"starts": starts, "begins": self.begins, "in_pass": self.in_pass}
+        stored = super().update(key_states, value_states, layer_idx, **told)
+        if self.prefetcher is not None and isinstance(layer := self.layers[layer_idx], OffloadedLayer):
             self.prefetcher.after(layer)
         return stored
 
@@ -147,12 +147,14 @@ class WindowedCache(Cache):
             )
 
     def open(self, step: Step) -> None:
-        """Let static layers know where the tokens of a pass stand."""
+        """A pass of the model begins; let static layers know where its tokens stand."""
+        self.in_pass = True
         if self.progress is not None:
             self.progress.step = step
 
     def close(self, tokens: int) -> None:
         """Count the tokens of a pass that is over; growing layers count for themselves."""
+        self.in_pass = False
         if self.progress is not None:
             self.progress.close(tokens)
 
@@ -231,9 +233,7 @@ class WindowedCache(Cache):
     def _layer(self, index: int) -> CacheLayerMixin:
         window, sinks = self.policy.window_of(index), self.policy.sinks
         if self.progress is not None and self.max_length is not None:
-            if window is None:
-                return StaticGlobalLayer(self.max_length, self.progress, self.layout)
-            return StaticWindowLayer(window, sinks, self.progress, self.layout)
+            return static_layer(window, sinks, self.max_length, self.progress, self.layout)
         if window is None and self.offloaded:
             return OffloadedLayer(self.layout)
         alike = sum((window is None) == (index in self.policy.global_layers) for index in range(self.count))

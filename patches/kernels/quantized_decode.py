@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patches.kernels.decode import TILE_ROWS, choose_splits, merge_splits
+from patches.kernels.decode import TILE_ROWS
 from patches.kernels.language import jit, padded, tl
+from patches.kernels.splits import choose_splits, merge_splits
 
 NO_WINDOW = 1 << 30
 

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from patches.kernels import decode
+from patches.kernels import decode, splits
 from patches.kernels.language import padded
 from tests.patches.offline import CAPABILITIES, compile_kernel
 
@@ -14,11 +14,11 @@ SHAPES = [
 ]  # fmt: skip
 """Query heads of a group, head_dim, dtype, and whether every option is used."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-PLAIN = dict.fromkeys(("columns", "sinks", "heads", "past", "window", "residual", "blocks"), "i32")
+PLAIN = dict.fromkeys(("columns", "sinks", "slot", "heads", "past", "window", "residual", "blocks"), "i32")
 PLAIN |= {"scale": "fp32", "softcap": "fp32"}
 POINTERS = {
     "lse": "*fp32", "merged_lse": "*fp32", "parts": "*fp32", "starts": "*i64", "lasts": "*i64",
-    "key_codes": "*u8", "value_codes": "*u8", "key_grids": "*fp16", "value_grids": "*fp16",
+    "slots": "*i64", "key_codes": "*u8", "value_codes": "*u8", "key_grids": "*fp16", "value_grids": "*fp16",
 }  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def measure(kernel, capability: int, dtype: str, constants: dict, warps: int) ->
     names = kernel.arg_names
     strides = {name: "i32" for name in names if name.endswith(("_b", "_h", "_n"))}
     types = dict.fromkeys(names, f"*{dtype}") | strides | PLAIN | POINTERS
-    aligned = set(names) - PLAIN.keys() - {"starts_b", "lasts_b"}
+    aligned = set(names) - PLAIN.keys() - {"starts_b", "lasts_b", "slots_b"}
     return compile_kernel(kernel, capability, types, constants, aligned, {"num_warps": warps})
 
 
@@ -35,7 +35,7 @@ def measure_split(capability: int, group: int, dim: int, dtype: str, full: bool)
     warps = options.pop("num_warps")
     constants = options | {"SPLITS": 16, "CAPPED": full}
     if not full:
-        constants |= {"sink_query": None, "starts": None}
+        constants |= {"sink_query": None, "starts": None, "new_key": None, "new_value": None, "slots": None}
     return measure(decode._split_kernel, capability, dtype, constants, warps)
 
 
@@ -48,7 +48,7 @@ def measure_merge(capability: int) -> dict[str, int]:
         "TILE_S": 64,
         "TILE_D": padded(128),
     }
-    return measure(decode._merge_kernel, capability, "bf16", constants, 4)
+    return measure(splits._merge_kernel, capability, "bf16", constants, 4)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 
 from patches.cache.codes import Coding
-from patches.kernels import decode, quantized_decode
+from patches.kernels import quantized_decode, splits
 from patches.kernels.language import padded
 from tests.patches.compile_decode import DTYPES, measure
 from tests.patches.offline import CAPABILITIES
@@ -27,7 +27,7 @@ def measure_split(capability: int, bits: int, group: int, dim: int, dtype: str, 
 
 def measure_merge(capability: int) -> dict[str, int]:
     constants = {"sink_logits": None, "GROUP": 4, "DIM": 128, "SPLITS": 64, "TILE_S": 64}
-    return measure(decode._merge_kernel, capability, "fp32", constants | {"TILE_D": padded(128)}, 4)
+    return measure(splits._merge_kernel, capability, "fp32", constants | {"TILE_D": padded(128)}, 4)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import torch
 from patches.attention import decode, eager
 from patches.attention.explicit import products, weigh
 from patches.attention.scoring import Scoring
-from patches.cache import static
 from patches.cache.layout import HEADS_FIRST, LAYOUTS, TOKENS_FIRST
 from patches.cache.window import WindowLayer
 from patches.frame import Frame, Step
@@ -182,15 +181,6 @@ def test_a_token_is_written_into_its_slot_and_nowhere_else(slots, layout):
         want[:, row, :, slot] = new[:, row, :, 0]
     write_token(tuple(stores), tuple(new), index)
     assert torch.equal(torch.stack(stores), want)
-
-
-def test_a_static_model_writes_with_the_kernel(monkeypatch):
-    monkeypatch.undo()
-    model, tokens = windowed_model("llama").to(DEVICE), torch.randint(3, 90, (2, 12)).to(DEVICE)
-    options = {"max_new_tokens": 5, "do_sample": False, "disable_compile": True}
-    want = model.generate(tokens, **options)
-    monkeypatch.setattr(static, "writes_slots", lambda states: True)
-    assert model.generate(tokens, cache_implementation="static", **options).tolist() == want.tolist()
 
 
 def test_a_compiled_step_meets_one_node(monkeypatch):

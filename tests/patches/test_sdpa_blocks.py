@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from patches.attention import eager, inside, sdpa
+from patches.attention import block_masks, eager, inside, sdpa
 from patches.attention.scoring import Scoring
 from patches.frame import Frame, Step
 
@@ -13,7 +13,7 @@ from patches.frame import Frame, Step
 @pytest.mark.parametrize("tokens", [512, 800])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 def test_blocks_before_and_after_the_window_is_full(heads, kv_heads, window, tokens, softcap):
-    sdpa._kept_mask.cache_clear()
+    block_masks.kept_mask.cache_clear()
     generator = torch.Generator().manual_seed(tokens + window + heads)
     query, key, value = (
         torch.randn(1, count, tokens, 8, dtype=torch.float64, generator=generator)
@@ -25,10 +25,10 @@ def test_blocks_before_and_after_the_window_is_full(heads, kv_heads, window, tok
 
 
 def test_full_blocks_share_one_mask():
-    sdpa._kept_mask.cache_clear()
+    block_masks.kept_mask.cache_clear()
     query = torch.randn(1, 1, 256 * 9, 4)
     sdpa.attend(query, query, query, Frame(Step(0), 256 * 9, 300, 2), Scoring(0.5))
-    assert sdpa._kept_mask.cache_info().currsize == 2
+    assert block_masks.kept_mask.cache_info().currsize == 2
 
 
 @pytest.fixture
