@@ -80,11 +80,12 @@ def test_nbytes_equals_what_cuda_gave(max_length):
     assert torch.cuda.max_memory_allocated() - before <= cache.nbytes + layer + 2**20
 
 
-def test_peak_memory_of_a_chunked_prefill_does_not_depend_on_its_length():
+@pytest.mark.parametrize("chunks", [32, pytest.param(128, marks=pytest.mark.thorough)])
+def test_peak_memory_of_a_chunked_prefill_does_not_depend_on_its_length(chunks):
     model = long_model([])
     prefill(model, patches.WindowedCache(model.config), 2 * CHUNK)
     peaks = []
-    for length in (4 * CHUNK, 32 * CHUNK):
+    for length in (4 * CHUNK, chunks * CHUNK):
         cache = patches.WindowedCache(model.config)
         peaks.append(peak(allocations(lambda cache=cache, length=length: prefill(model, cache, length))))
         assert cache.nbytes == 2 * (WINDOW + 4) * TOKEN_BYTES
