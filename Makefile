@@ -13,10 +13,11 @@ ROOMS := convert patches eval recipes
 venv: $(VENV)/.installed
 
 # torch first and alone: any looser request brings gigabytes of CUDA packages to a machine without a GPU.
+# Not compiled ahead: that is a third of the installation, and Python compiles what is imported anyway.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: venv
