@@ -13,7 +13,6 @@ from patches.attention import decode, eager, flash, flex, fused, sdpa, stored
 from patches.attention.documents import Attend, attend_documents
 from patches.attention.scoring import Scoring
 from patches.cache.stored import StoredTokens
-from patches.cache.unwritten import UnwrittenTokens
 from patches.frame import Frame, Step
 from patches.kernels import language
 from patches.policy import PolicyError
@@ -182,10 +181,12 @@ def attend(
     """
     if isinstance(key, StoredTokens):
         return stored.attend(query, key.stored, frame, scoring, backend.attend), None
-    if isinstance(key, UnwrittenTokens):
+    # Not by its class: a checkpoint's own copy of this code has another one of the same name.
+    unwritten = None if torch.compiler.is_compiling() else getattr(key, "unwritten", None)
+    if unwritten is not None:
         if backend.decodes and decode.refusal(query, frame, scoring) is None:
-            return decode.attend_and_write(query, key.unwritten, frame, scoring), None
-        key, value = key.unwritten.write()
+            return decode.attend_and_write(query, unwritten, frame, scoring), None
+        key, value = unwritten.write()
     return backend.attend(query, key, value, frame, scoring)
 
 

@@ -67,10 +67,7 @@ def attend_and_write(query: Tensor, unwritten: Unwritten, frame: Frame, scoring:
     Holds: equals writing first, in every layout that it serves (tests/patches/test_unwritten.py).
     """
     reading = _reading(query, frame, scoring)
-    pairs = zip(unwritten.token, unwritten.stores, strict=True)
-    # Autocast may have begun or ended since the cache was filled.
-    key, value = (dense(token.to(store.dtype)) for token, store in pairs)
-    return decode_and_write(dense(query), unwritten.stores, (key, value), unwritten.column, reading)
+    return decode_and_write(dense(query), unwritten.stores, unwritten.token, unwritten.column, reading)
 
 
 def _reading(query: Tensor, frame: Frame, scoring: Scoring) -> Reading:

@@ -6,29 +6,35 @@ leave the window within the block, the block's own tokens and the sinks. The par
 log-sum-exps (``patches.attention.two_part`` says why).
 """
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
+from patches.attention.mask import visible
 from patches.attention.parts import Parts
 from patches.attention.scoring import Scoring
 from patches.frame import Frame
 
 WINDOW_MIN = 1024
-"""With fewer keys inside, two parts take longer than one under a mask."""
+"""In shorter windows two parts take longer than one under a mask."""
 
 
 def first_query(query: Tensor, parts: Parts, frame: Frame, scoring: Scoring, block: int) -> int:
     """From which query on all can go in two parts, in blocks of ``block``; ``T`` where none can."""
-    none = frame.tokens
-    if query.device.type != "cpu" or not scoring.plain or scoring.dropout:
-        return none
+    tokens = frame.tokens
     if frame.window is None or frame.window < WINDOW_MIN or not isinstance(parts.first, int):
-        return none
-    before = parts.keys.shape[2] - frame.tokens
-    full = max(parts.first + frame.window - 1 - before, 0)
-    return none - max(none - full, 0) // block * block
+        return tokens
+    if scoring.dropout or not scoring.plain or not _has_kernel(query, parts):
+        return tokens
+    full = max(parts.first + frame.window - 1 - (parts.keys.shape[2] - tokens), 0)
+    blocks = max(tokens - full, 0) // block
+    return tokens - blocks * block
+
+
+def _has_kernel(query: Tensor, parts: Parts) -> bool:
+    """Whether the kernel below can be asked: it checks little, and autocast does not know it."""
+    inputs = (query, parts.keys, parts.values)
+    alike = all(each.dtype == query.dtype and each.stride(-1) == 1 for each in inputs)
+    return query.device.type == "cpu" and alike and not torch.is_autocast_enabled("cpu")
 
 
 def attend(
@@ -52,14 +58,14 @@ def attend(
     groups, edge = query.shape[1] // heads, block // 2
     by_group, written = (tensor.unflatten(1, (heads, groups)).transpose(2, 3) for tensor in (query, output))
     sinks = parts.sink_keys.shape[2]
-    masks = [_edge_mask(first, edge, block, sinks, groups, query.dtype) for first in (0, edge)]
+    masks = [_edge_mask(step, edge, frame.window, block, sinks, groups, query) for step in (0, edge)]
     for first in range(begin, frame.tokens, block):
         own = parts.keys.shape[2] - frame.tokens + first
         oldest = own - frame.window + 1
         inside = slice(oldest + block - 1, own)
         # Query by query with its group, so that the queries of an edge are a stretch of these rows.
         rows = by_group[:, :, first : first + block].flatten(2, 3)
-        seen_by_all = _weighed(rows, parts.keys[:, :, inside], parts.values[:, :, inside], None, scoring)
+        seen_by_all = _flash(rows, parts.keys[:, :, inside], parts.values[:, :, inside], None, scoring)
         for step, mask in zip((0, edge), masks, strict=True):
             key, value = (
                 torch.cat(
@@ -68,22 +74,26 @@ def attend(
                 for kept, sink in ((parts.keys, parts.sink_keys), (parts.values, parts.sink_values))
             )
             its = slice(step * groups, (step + edge) * groups)
-            at_edges = _weighed(rows[:, :, its], key, value, mask, scoring)
+            at_edges = _flash(rows[:, :, its], key, value, mask, scoring)
             merged = _merged(at_edges, (seen_by_all[0][:, :, its], seen_by_all[1][:, :, its]))
             written[:, :, first + step : first + step + edge] = merged.unflatten(2, (edge, groups))
 
 
-@lru_cache(maxsize=8)
-def _edge_mask(first: int, edge: int, block: int, sinks: int, groups: int, dtype: torch.dtype) -> Tensor:
-    """What ``edge`` queries of a block from ``first`` on see at its edges, ``[1, 1, edge * G, N]`` to add."""
-    query = torch.arange(first, first + edge)[:, None]
-    leaving, own = torch.arange(first + 1, block), torch.arange(first + edge)
-    seen = torch.cat([leaving > query, own <= query, query.new_ones(edge, sinks, dtype=torch.bool)], dim=1)
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+def _edge_mask(
+    step: int, edge: int, window: int, block: int, sinks: int, groups: int, like: Tensor
+) -> Tensor:
+    """What ``edge`` queries of a block from ``step`` on see at its edges, ``[1, 1, edge * G, N]`` to add."""
+    # Positions count from the oldest key that the block's first query sees.
+    column = torch.arange(window + block, device=like.device)
+    own = window - 1
+    met = torch.cat([column[step : block - 1], column[own : own + step + edge]])
+    seen = visible(column[own + step : own + step + edge], met, window, 0)
+    mask = like.new_zeros(edge, len(met) + sinks)
+    mask[:, : len(met)].masked_fill_(~seen, -torch.inf)
     return mask.repeat_interleave(groups, dim=0)[None, None]
 
 
-def _weighed(
+def _flash(
     rows: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scoring: Scoring
 ) -> tuple[Tensor, Tensor]:
     """Output ``[B, K, R, D]`` and log-sum-exp ``[B, K, R]`` of rows ``[B, K, R, D]``."""

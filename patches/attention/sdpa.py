@@ -21,10 +21,11 @@ from patches.frame import Frame
 
 ROWS = 256
 """Queries of all heads of a KV head per block of a global layer, whose masks are as wide as the text."""
-WINDOW_ROWS = 1536
-"""The same in a window layer, at most: PyTorch multiplies 768 and more in larger tiles."""
+WINDOW_ROWS = 768
+"""The same in a window layer: PyTorch multiplies so many and more in larger tiles on a CPU."""
 WINDOW_BLOCK_MIN, WINDOW_BLOCK_MAX = 64, 192
-"""Queries of one head per block of a window layer: few enough to skip what the window hides."""
+"""Queries of one head per block of a window layer, whatever rows that makes: few enough to skip what the
+window hides, and enough to have something to multiply."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring) -> tuple[Tensor, None]:
@@ -43,7 +44,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
         return output, None
     inputs = (query, key, value, scoring.sink_query, scoring.sink_logits)
     if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in inputs):
-        blocks = list(_blocks(query, split(key, value, frame), frame, scoring, trained=True))
+        parts = split(key, value, frame)
+        blocks = list(_blocks(query, parts, frame, scoring, frame.tokens, trained=True))
         return torch.cat(blocks[::-1], dim=3).flatten(1, 2), None
     output = torch.empty_like(query)
     _attend_into(output, query, key, value, frame, scoring)
@@ -57,30 +59,30 @@ def _attend_into(
     parts = split(key, value, frame)
     block = 2 * _block_size(query.shape[1] // key.shape[1], frame.window)
     end = inside.first_query(query, parts, frame, scoring, block)
-    if late := frame.tokens - end:
+    if end < frame.tokens:
         inside.attend(query, parts, frame, scoring, block, end, output)
-        if not end:
-            return
-        query, frame = query[:, :, :end], replace(frame, tokens=end)
-        parts = split(key[:, :, :-late], value[:, :, :-late], frame)
     # Blocks that are kept until the end would take the memory of the output once more.
     by_kv_head = output.unflatten(1, (key.shape[1], -1))
-    for attended in _blocks(query, parts, frame, scoring, trained=False):
+    for attended in _blocks(query, parts, frame, scoring, end, trained=False):
         begin = end - attended.shape[3]
         by_kv_head[:, :, :, begin:end] = attended
         end = begin
 
 
-def _blocks(query: Tensor, parts: Parts, frame: Frame, scoring: Scoring, trained: bool) -> Iterator[Tensor]:
-    """The output ``[B, K, G, rows, D]`` of every block, the last one first."""
+def _blocks(
+    query: Tensor, parts: Parts, frame: Frame, scoring: Scoring, end: int, trained: bool
+) -> Iterator[Tensor]:
+    """The output ``[B, K, G, rows, D]`` of every block of the queries before ``end``, the last one first."""
+    columns = parts.keys.shape[2] - frame.tokens + end
+    if isinstance(parts.first, int):
+        columns = max(columns, parts.first)
     joined = (
-        _Joined(parts.keys, parts.sink_keys, trained),
-        _Joined(parts.values, parts.sink_values, trained),
+        _Joined(parts.keys[:, :, :columns], parts.sink_keys, trained),
+        _Joined(parts.values[:, :, :columns], parts.sink_values, trained),
     )
     size = _block_size(query.shape[1] // parts.keys.shape[1], frame.window)
-    for begin in reversed(range(0, frame.tokens, size)):
-        end = min(begin + size, frame.tokens)
-        yield _attend_block(query, parts, joined, frame, begin, end, size, scoring)
+    for begin in reversed(range(0, end, size)):
+        yield _attend_block(query, parts, joined, frame, begin, min(begin + size, end), size, scoring)
 
 
 def _block_size(groups: int, window: int | None) -> int:

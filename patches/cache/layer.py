@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from patches.cache.layout import Layout, layout_of
-from patches.cache.unwritten import Unwritten, UnwrittenTokens, left_to_attention, write
+from patches.cache.unwritten import Unwritten, UnwrittenTokens, has_kernel, write
 
 
 class CacheLayer(CacheLayerMixin):
@@ -122,7 +122,7 @@ class CacheLayer(CacheLayerMixin):
             column: As ``Unwritten``.
             in_pass: Whether attention of ours follows.
         """
-        if in_pass and left_to_attention(token[0]):
+        if in_pass and has_kernel(token):
             unwritten = Unwritten(stores, (token[0].detach(), token[1].detach()), column)
             return UnwrittenTokens(unwritten), UnwrittenTokens(unwritten)
         write(stores, token, column)

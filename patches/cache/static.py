@@ -8,6 +8,7 @@ from torch import Tensor
 
 from patches.cache.layer import CacheLayer
 from patches.cache.layout import Layout
+from patches.cache.unwritten import assign
 from patches.cache.window import WindowLayer
 from patches.frame import Frame, Step
 from patches.policy import PolicyError
@@ -139,7 +140,7 @@ class StaticGlobalLayer(StaticLayer):
         self.progress = progress
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, in_pass: bool = False, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Store the new tokens and return the columns so far, or all columns in a decode step.
 
@@ -147,7 +148,6 @@ class StaticGlobalLayer(StaticLayer):
             key_states: ``[B, K, T, D]``, rotated.
             value_states: ``[B, K, T, D]``.
             args: Not used.
-            in_pass: As ``WindowLayer.update``.
             kwargs: Not used.
 
         Returns:
@@ -158,7 +158,9 @@ class StaticGlobalLayer(StaticLayer):
         states = (key_states, value_states)
         past = self.progress.step_on(key_states.device).past
         if isinstance(past, Tensor):
-            return self._hand_out(self.stores, states, past, in_pass)
+            # An assignment of torch notices on the device that the column lies outside.
+            assign(self.stores, states, past)
+            return self.stores
         end = past + key_states.shape[2]
         for store, new in zip(self.stores, states, strict=True):
             store[:, :, past:end] = new.detach()

@@ -42,14 +42,15 @@ class UnwrittenTokens(Shell):
         return shell
 
 
-def left_to_attention(states: Tensor) -> bool:
-    """Whether attention is to write the token ``[B, K, 1, D]``: where a kernel may, and reads no gradient.
+def has_kernel(token: tuple[Tensor, Tensor]) -> bool:
+    """Whether a kernel of ours may write the keys and values ``[B, K, 1, D]`` of a token.
 
     torch.compile sees the write and what made the token, and makes one kernel of those.
     """
-    able = states.is_cuda and language.missing() is None and states.stride(-1) == 1
-    trained = torch.is_grad_enabled() and states.requires_grad
-    return able and not trained and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling() or language.missing() is not None:
+        return False
+    trained = torch.is_grad_enabled() and token[0].requires_grad
+    return not trained and all(states.is_cuda and states.stride(-1) == 1 for states in token)
 
 
 def write(stores: tuple[Tensor, Tensor], token: tuple[Tensor, Tensor], column: Tensor | int) -> None:
@@ -60,9 +61,14 @@ def write(stores: tuple[Tensor, Tensor], token: tuple[Tensor, Tensor], column: T
         token: Likewise, ``[B, K, 1, D]``.
         column: ``[1 or B]`` int64 on the device, or one column for all rows.
     """
-    if isinstance(column, Tensor) and left_to_attention(token[0]):
+    if isinstance(column, Tensor) and has_kernel(token):
         write_token(stores, token, column)
-        return
+    else:
+        assign(stores, token, column)
+
+
+def assign(stores: tuple[Tensor, Tensor], token: tuple[Tensor, Tensor], column: Tensor | int) -> None:
+    """As ``write``, by operators of torch."""
     for store, new in zip(stores, token, strict=True):
         if isinstance(column, int):
             store[:, :, column : column + 1] = new.detach()

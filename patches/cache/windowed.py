@@ -186,6 +186,7 @@ class WindowedCache(Cache):
 
     def reset(self) -> None:
         """Forget everything; only layers that grow give up their memory."""
+        self.in_pass = False
         if self.progress is not None:
             self.progress.set(0)
         for index, layer in enumerate(self.layers):

@@ -106,10 +106,11 @@ def _split_kernel(  # type: ignore[no-untyped-def]
     tl.store(output + place[:, None] * DIM + d[None, :], summed, mask=real)
 
 
-def tiles(group: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Compile-time options of the split kernel."""
+def tiles(group: int, dim: int, dtype: torch.dtype, writes: bool) -> dict[str, Any]:
+    """Options of the split kernel; with a token to write, a wide group leaves room for less ahead."""
     wide = dtype == torch.float32
     return {
+        "num_stages": 2 if writes and group > TILE_ROWS else 3,
         "GROUP": group, "DIM": dim, "TILE": padded(group, TILE_ROWS), "TILE_D": padded(dim),
         "TILE_N": (32 if wide or dim > 128 else 64) // (1 + (wide and dim > 64)),
         "PRECISION": "ieee" if wide else "tf32", "num_warps": 4,
@@ -222,18 +223,22 @@ def _launch(
     output = torch.empty(batch, heads, 1, dim, dtype=query.dtype, device=query.device)
     met = query if reading.sink_query is None else reading.sink_query
     on_device = slots if isinstance(slots, Tensor) else None
-    _split_kernel[(splits, kv_heads, batch)](
-        query, reading.sink_query, key, value, reading.starts, reading.lasts, parts, lse, *token, on_device,
-        query.stride(0), query.stride(1), met.stride(0), met.stride(1),
-        key.stride(0), key.stride(2), key.stride(1), value.stride(0), value.stride(2), value.stride(1),
-        _row_stride(reading.starts), _row_stride(reading.lasts),
-        *(stride for new in token for stride in ((0, 0) if new is None else new.stride()[:2])),
-        _row_stride(on_device),
-        key.shape[2], reading.sinks, slots if isinstance(slots, int) else 0, reading.scale,
-        reading.softcap or 1.0,
-        SPLITS=splits, CAPPED=reading.softcap is not None, **tiles(group, dim, query.dtype),
-    )  # fmt: skip
-    merge_splits(parts, lse, output, None, reading.sink_logits)
+    # Triton launches on the current device, which need not be that of the tensors.
+    with torch.cuda.device(query.device.index if query.is_cuda else -1):
+        _split_kernel[(splits, kv_heads, batch)](
+            query, reading.sink_query, key, value, reading.starts, reading.lasts, parts, lse, *token,
+            on_device,
+            query.stride(0), query.stride(1), met.stride(0), met.stride(1),
+            key.stride(0), key.stride(2), key.stride(1), value.stride(0), value.stride(2), value.stride(1),
+            _row_stride(reading.starts), _row_stride(reading.lasts),
+            *(stride for new in token for stride in ((0, 0) if new is None else new.stride()[:2])),
+            _row_stride(on_device),
+            key.shape[2], reading.sinks, slots if isinstance(slots, int) else 0, reading.scale,
+            reading.softcap or 1.0,
+            SPLITS=splits, CAPPED=reading.softcap is not None,
+            **tiles(group, dim, query.dtype, slots is not None),
+        )  # fmt: skip
+        merge_splits(parts, lse, output, None, reading.sink_logits)
     return output
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from patches.kernels.language import jit, padded, tl
@@ -36,9 +37,11 @@ def write_token(stores: tuple[Tensor, Tensor], states: tuple[Tensor, Tensor], in
     key, value = stores
     new_key, new_value = states
     batch, heads, _, dim = key.shape
-    _write_kernel[(batch, heads)](
-        key, value, new_key, new_value, index,
-        key.stride(0), key.stride(2), key.stride(1), value.stride(0), value.stride(2), value.stride(1),
-        *new_key.stride()[:2], *new_value.stride()[:2], 0 if index.shape[0] == 1 else index.stride(0),
-        DIM=dim, TILE_D=padded(dim), num_warps=1,
-    )  # fmt: skip
+    # Triton launches on the current device, which need not be that of the tensors.
+    with torch.cuda.device(key.device.index if key.is_cuda else -1):
+        _write_kernel[(batch, heads)](
+            key, value, new_key, new_value, index,
+            key.stride(0), key.stride(2), key.stride(1), value.stride(0), value.stride(2), value.stride(1),
+            *new_key.stride()[:2], *new_value.stride()[:2], 0 if index.shape[0] == 1 else index.stride(0),
+            DIM=dim, TILE_D=padded(dim), num_warps=1,
+        )  # fmt: skip

@@ -22,21 +22,21 @@ POINTERS = {
 }  # fmt: skip
 
 
-def measure(kernel, capability: int, dtype: str, constants: dict, warps: int) -> dict[str, int]:
+def measure(kernel, capability: int, dtype: str, constants: dict, launch: dict) -> dict[str, int]:
     names = kernel.arg_names
     strides = {name: "i32" for name in names if name.endswith(("_b", "_h", "_n"))}
     types = dict.fromkeys(names, f"*{dtype}") | strides | PLAIN | POINTERS
     aligned = set(names) - PLAIN.keys() - {"starts_b", "lasts_b", "slots_b"}
-    return compile_kernel(kernel, capability, types, constants, aligned, {"num_warps": warps})
+    return compile_kernel(kernel, capability, types, constants, aligned, launch)
 
 
 def measure_split(capability: int, group: int, dim: int, dtype: str, full: bool) -> dict[str, int]:
-    options = decode.tiles(group, dim, DTYPES[dtype])
-    warps = options.pop("num_warps")
+    options = decode.tiles(group, dim, DTYPES[dtype], full)
+    launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
     constants = options | {"SPLITS": 16, "CAPPED": full}
     if not full:
         constants |= {"sink_query": None, "starts": None, "new_key": None, "new_value": None, "slots": None}
-    return measure(decode._split_kernel, capability, dtype, constants, warps)
+    return measure(decode._split_kernel, capability, dtype, constants, launch)
 
 
 def measure_merge(capability: int) -> dict[str, int]:
@@ -48,7 +48,7 @@ def measure_merge(capability: int) -> dict[str, int]:
         "TILE_S": 64,
         "TILE_D": padded(128),
     }
-    return measure(splits._merge_kernel, capability, "bf16", constants, 4)
+    return measure(splits._merge_kernel, capability, "bf16", constants, {"num_warps": 4})
 
 
 if __name__ == "__main__":

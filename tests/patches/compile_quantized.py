@@ -18,16 +18,18 @@ SHAPES = [
 def measure_split(capability: int, bits: int, group: int, dim: int, dtype: str, full: bool) -> dict[str, int]:
     width = Coding(bits, 64, 64).width(dim)
     options = quantized_decode.tiles(group, dim, width, 64, DTYPES[dtype])
-    warps = options.pop("num_warps")
+    launch = {"num_warps": options.pop("num_warps")}
     constants = options | {"CHANNELS": 64, "SPLITS": 16, "CAPPED": full}
     if not full:
         constants |= {"sink_query": None, "starts": None}
-    return measure(quantized_decode._split_kernel, capability, dtype, constants, warps)
+    return measure(quantized_decode._split_kernel, capability, dtype, constants, launch)
 
 
 def measure_merge(capability: int) -> dict[str, int]:
     constants = {"sink_logits": None, "GROUP": 4, "DIM": 128, "SPLITS": 64, "TILE_S": 64}
-    return measure(splits._merge_kernel, capability, "fp32", constants | {"TILE_D": padded(128)}, 4)
+    return measure(
+        splits._merge_kernel, capability, "fp32", constants | {"TILE_D": padded(128)}, {"num_warps": 4}
+    )
 
 
 if __name__ == "__main__":

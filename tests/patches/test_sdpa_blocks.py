@@ -76,6 +76,37 @@ def test_an_inside_and_edges_are_one_softmax(
     assert sum(short_inside) == blocks
 
 
+@pytest.mark.parametrize("sinks", [0, 3])
+@pytest.mark.parametrize("past", [21, 22, 23, 24, 25, 26, 27, 80])
+@pytest.mark.parametrize("tokens", [16, 17, 18, 33])
+def test_a_chunk_whose_last_queries_fill_blocks(past, tokens, sinks, short_inside):
+    frame, scoring = Frame(Step(past), tokens, 24, sinks), Scoring(8**-0.5)
+    given = inputs(frame, 2, 1, torch.float64)
+    got = sdpa.attend(*given, frame, scoring)[0]
+    torch.testing.assert_close(got, eager.attend(*given, frame, scoring)[0])
+    full = past >= 23 + sinks
+    assert sum(short_inside) == (tokens // 16 if full else (tokens - (23 + sinks - past)) // 16)
+
+
+def test_an_inside_of_tensors_of_any_kind(short_inside):
+    frame, scoring = Frame(Step(0), 90, 24, 3), Scoring(8**-0.5)
+    query, key, value = inputs(frame, 4, 2, torch.float32)
+    want = eager.attend(query, key, value, frame, scoring)[0]
+    with torch.device("meta"):
+        torch.testing.assert_close(sdpa.attend(query, key, value, frame, scoring)[0], want)
+    by_token, by_dim = (
+        [each.transpose(*axes).contiguous().transpose(*axes) for each in (query, key, value)]
+        for axes in ((1, 2), (2, 3))
+    )
+    torch.testing.assert_close(sdpa.attend(*by_token, frame, scoring)[0], want)
+    assert short_inside == [4, 4]
+    torch.testing.assert_close(sdpa.attend(*by_dim, frame, scoring)[0], want)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = sdpa.attend(query, key, value.bfloat16(), frame, scoring)[0]
+    torch.testing.assert_close(mixed.float(), want, atol=0.03, rtol=0.03)
+    assert short_inside == [4, 4]
+
+
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
 def test_an_inside_and_edges_in_the_dtypes_of_models(dtype, tolerance, short_inside):
     frame, scoring = Frame(Step(0), 90, 24, 3), Scoring(8**-0.5)
