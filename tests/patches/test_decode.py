@@ -155,6 +155,7 @@ def test_what_it_leaves_to_other_backends():
     assert "no gradient" in decode.refusal(query.requires_grad_(), frame, Scoring(1.0))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("static", [False, True])
 def test_a_model_decodes_with_the_kernel(static, monkeypatch):
     monkeypatch.undo()

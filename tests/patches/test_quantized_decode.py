@@ -118,7 +118,7 @@ def test_blocks_that_do_not_come_apart_into_tiles_are_left_to_the_pieces():
     assert tile_tokens(64, 64, torch.float32) == 32 and tile_tokens(64, 128, torch.float32) == 16
 
 
-@pytest.mark.parametrize("policy", ["int8", "int4"])
+@pytest.mark.parametrize("policy", [pytest.param("int8", marks=pytest.mark.thorough), "int4"])
 def test_a_model_decodes_with_the_kernel(policy, monkeypatch):
     """Everywhere but on CUDA the kernel is not asked; here it is made to be."""
     model = windowed_model("llama", head_dim=16, num_hidden_layers=2, attention_window={

@@ -43,8 +43,7 @@ def stores(batch, kv_heads, columns, dim, layout):
     return tuple(made)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("splits,layout", list(zip((1, 3), LAYOUTS.values(), strict=True)), ids=LAYOUTS)
 @pytest.mark.parametrize("column", [0, 2, 31, 32, 69, [69], [0, 40, 7]])
 def test_the_kernel_equals_writing_first(column, splits, layout):
     kept, token, query = stores(3, 2, 70, 40, layout), draw(2, 3, 1, 2, 40).transpose(2, 3), draw(3, 4, 1, 40)
