@@ -14,6 +14,7 @@ from patches.cache.unwritten import Unwritten
 from patches.frame import Frame
 from patches.kernels import language
 from patches.kernels.decode import Reading, decode, decode_and_write
+from patches.kernels.tensors import dense
 
 HEAD_DIM_MAX = 256
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -105,8 +106,3 @@ def unless(
         return refusal(query, frame, scoring) and backend_refusal(query, frame, scoring)
 
     return pair_refusal
-
-
-def dense(tensor: Tensor) -> Tensor:
-    """The same with its last axis in one piece, as the kernel reads it."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

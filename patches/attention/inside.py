@@ -13,6 +13,8 @@ from patches.attention.mask import visible
 from patches.attention.parts import Parts
 from patches.attention.scoring import Scoring
 from patches.frame import Frame
+from patches.kernels import flash_attention_cpu
+from patches.kernels.flash_attention_cpu import forward
 
 WINDOW_MIN = 1024
 """In shorter windows two parts take longer than one under a mask."""
@@ -23,18 +25,18 @@ def first_query(query: Tensor, parts: Parts, frame: Frame, scoring: Scoring, blo
     tokens = frame.tokens
     if frame.window is None or frame.window < WINDOW_MIN or not isinstance(parts.first, int):
         return tokens
-    if scoring.dropout or not scoring.plain or not _has_kernel(query, parts):
+    if (
+        scoring.dropout
+        or not scoring.plain
+        or not flash_attention_cpu.serves(query, parts.keys, parts.values)
+    ):
+        return tokens
+    if torch.is_autocast_enabled("cpu"):
+        # It would have narrowed what it knows.
         return tokens
     full = max(parts.first + frame.window - 1 - (parts.keys.shape[2] - tokens), 0)
     blocks = max(tokens - full, 0) // block
     return tokens - blocks * block
-
-
-def _has_kernel(query: Tensor, parts: Parts) -> bool:
-    """Whether the kernel below can be asked: it checks little, and autocast does not know it."""
-    inputs = (query, parts.keys, parts.values)
-    alike = all(each.dtype == query.dtype and each.stride(-1) == 1 for each in inputs)
-    return query.device.type == "cpu" and alike and not torch.is_autocast_enabled("cpu")
 
 
 def attend(
@@ -65,7 +67,7 @@ def attend(
         inside = slice(oldest + block - 1, own)
         # Query by query with its group, so that the queries of an edge are a stretch of these rows.
         rows = by_group[:, :, first : first + block].flatten(2, 3)
-        seen_by_all = _flash(rows, parts.keys[:, :, inside], parts.values[:, :, inside], None, scoring)
+        seen_by_all = forward(rows, parts.keys[:, :, inside], parts.values[:, :, inside], None, scoring.scale)
         for step, mask in zip((0, edge), masks, strict=True):
             key, value = (
                 torch.cat(
@@ -74,7 +76,7 @@ def attend(
                 for kept, sink in ((parts.keys, parts.sink_keys), (parts.values, parts.sink_values))
             )
             its = slice(step * groups, (step + edge) * groups)
-            at_edges = _flash(rows[:, :, its], key, value, mask, scoring)
+            at_edges = forward(rows[:, :, its], key, value, mask, scoring.scale)
             merged = _merged(at_edges, (seen_by_all[0][:, :, its], seen_by_all[1][:, :, its]))
             written[:, :, first + step : first + step + edge] = merged.unflatten(2, (edge, groups))
 
@@ -91,16 +93,6 @@ def _edge_mask(
     mask = like.new_zeros(edge, len(met) + sinks)
     mask[:, : len(met)].masked_fill_(~seen, -torch.inf)
     return mask.repeat_interleave(groups, dim=0)[None, None]
-
-
-def _flash(
-    rows: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scoring: Scoring
-) -> tuple[Tensor, Tensor]:
-    """Output ``[B, K, R, D]`` and log-sum-exp ``[B, K, R]`` of rows ``[B, K, R, D]``."""
-    both: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        rows, key, value, 0.0, False, attn_mask=mask, scale=scoring.scale
-    )
-    return both
 
 
 def _merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:

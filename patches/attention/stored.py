@@ -17,7 +17,7 @@ from patches.attention.mask import visible
 from patches.attention.scoring import Scoring
 from patches.cache.stored import PIECE, Piece, Stored
 from patches.frame import Frame
-from patches.kernels import flash_attention_2
+from patches.kernels import flash_attention_2, flash_attention_cpu
 from patches.policy import PolicyError
 
 ROWS = 512
@@ -101,7 +101,7 @@ class _Part:
         return (output if self.expand is None else self.expand(output)), lse
 
     def _attend(self) -> tuple[Tensor, Tensor]:
-        if self.sinks is None and _has_kernel(self.query, self.scoring):
+        if self.sinks is None and _has_kernel(self.query, (self.key, self.value), self.scoring):
             if self.query.device.type == "cpu":
                 return self._attend_on_cpu()
             if self.seen is None and self.bias is None:
@@ -122,11 +122,9 @@ class _Part:
             if self.seen is not None:
                 mask = torch.where(self.seen, mask, -torch.inf)
             mask = self._by_query_head(mask).expand(-1, -1, self.query.shape[2], -1)
-        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            self.query, self.key, self.value, 0.0, self.causal, attn_mask=mask, scale=self.scoring.scale
-        )
+        inputs = (self.query, self.key, self.value)
+        output, lse = flash_attention_cpu.forward(*inputs, mask, self.scoring.scale, self.causal)
         if self.seen is not None:
-            # A row that sees nothing says 0 here, as if it had seen one key of score 0.
             lse = lse.masked_fill(~self._by_query_head(self.seen.any(dim=-1)), -torch.inf)
         return output, lse
 
@@ -151,12 +149,12 @@ class _Part:
         return wide if self.seen is None else wide.masked_fill(~self.seen[:, :, None], -torch.inf)
 
 
-def _has_kernel(query: Tensor, scoring: Scoring) -> bool:
-    """Whether a kernel gives output and log-sum-exp for queries of this kind; on CUDA without a mask."""
+def _has_kernel(query: Tensor, keys_and_values: tuple[Tensor, Tensor], scoring: Scoring) -> bool:
+    """Whether a kernel gives output and log-sum-exp for tensors of this kind; on CUDA without a mask."""
     if scoring.softcap is not None or (torch.is_grad_enabled() and query.requires_grad):
         return False
     if query.device.type == "cpu":
-        return True
+        return flash_attention_cpu.serves(query, *keys_and_values)
     return (
         flash_attention_2.missing() is None
         and query.dtype in (torch.float16, torch.bfloat16)
@@ -185,7 +183,7 @@ def _parts(query: Tensor, piece: Piece, frame: Frame, scoring: Scoring, begin: i
 def _new_parts(query: Tensor, new: tuple[Tensor, Tensor], frame: Frame, scoring: Scoring) -> Iterator[_Part]:
     """All queries against the tokens of their own pass."""
     bounded = frame.window is not None and (frame.window < frame.tokens or scoring.sink_query is not None)
-    if not frame.ragged and not bounded and (frame.tokens == 1 or _has_kernel(query, scoring)):
+    if not frame.ragged and not bounded and (frame.tokens == 1 or _has_kernel(query, new, scoring)):
         yield _Part(0, query, *new, scoring, causal=frame.tokens > 1)
         return
     for begin, piece in _in_pieces(new, frame, query.device):

@@ -158,3 +158,9 @@ class CacheLayer(CacheLayerMixin):
             joined[:, :, begin:end] = part
             begin = end
         return joined
+
+
+def stored_nbytes(layer: Any) -> dict[str, int]:
+    """Bytes of the keys and values of a layer, ours or of transformers, that keeps them as they are."""
+    stores = {"keys": layer.keys, "values": layer.values}
+    return {name: each.untyped_storage().nbytes() for name, each in stores.items() if each is not None}

@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from patches.attention.decode import dense, refusal
+from patches.attention.decode import refusal
 from patches.attention.scoring import Scoring
 from patches.cache.codes import KEY_CODES, KEY_GRIDS, VALUE_CODES, VALUE_GRIDS, Coding
 from patches.cache.stored import PIECE, Piece
 from patches.frame import Frame, slot_positions
 from patches.kernels.quantized_decode import decode_quantized, tile_tokens
+from patches.kernels.tensors import dense
 
 Count = TypeVar("Count", int, Tensor)
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from patches.cache.compressed import CompressedLayer
-from patches.cache.layer import CacheLayer
+from patches.cache.layer import CacheLayer, stored_nbytes
 from patches.cache.layout import find_layout
 from patches.cache.offloaded import OffloadedLayer, Prefetcher
 from patches.cache.policies import KvCache
@@ -89,11 +89,7 @@ class WindowedCache(Cache):
         parts: Counter[str] = Counter()
         for index, layer in enumerate(self.layers):
             kind = "global layers" if self.policy.window_of(index) is None else "window layers"
-            if isinstance(layer, CompressedLayer):
-                held = layer.nbytes_by_part()
-            else:
-                stores = {name: getattr(layer, name) for name in ("keys", "values")}
-                held = {n: each.untyped_storage().nbytes() for n, each in stores.items() if each is not None}
+            held = layer.nbytes_by_part() if isinstance(layer, CompressedLayer) else stored_nbytes(layer)
             parts.update({f"{kind}: {name}": nbytes for name, nbytes in held.items()})
         return dict(parts)
 

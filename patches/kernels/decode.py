@@ -16,6 +16,7 @@ from torch import Tensor
 
 from patches.kernels.language import jit, padded, tl
 from patches.kernels.splits import choose_splits, merge_splits
+from patches.kernels.tensors import on_device_of
 
 # A checkpoint that carries this code may be loaded beside the package; each copy has operators of its own.
 NAMESPACE = "headroom::" + re.sub(r"\W", "_", __name__)
@@ -158,7 +159,7 @@ def decode(
         starts: This and the others: see ``Reading``; an operator takes no records.
         lasts: ``[1 or B]`` or None.
         sinks: ``S``.
-        scale: Above 0.
+        scale: Factor on the products.
         softcap: Or None.
         sink_logits: ``[H]`` or None.
         sink_query: ``[B, H, 1, D]`` or None.
@@ -223,8 +224,7 @@ def _launch(
     output = torch.empty(batch, heads, 1, dim, dtype=query.dtype, device=query.device)
     met = query if reading.sink_query is None else reading.sink_query
     on_device = slots if isinstance(slots, Tensor) else None
-    # Triton launches on the current device, which need not be that of the tensors.
-    with torch.cuda.device(query.device.index if query.is_cuda else -1):
+    with on_device_of(query):
         _split_kernel[(splits, kv_heads, batch)](
             query, reading.sink_query, key, value, reading.starts, reading.lasts, parts, lse, *token,
             on_device,

@@ -1,7 +1,6 @@
 """From tensors to launches of the window + sink kernels, forward and backward."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from patches.kernels.backward_keys import key_gradient_kernel, sink_gradient_ker
 from patches.kernels.backward_queries import query_gradient_kernel
 from patches.kernels.forward import attend_kernel
 from patches.kernels.language import padded
+from patches.kernels.tensors import on_device_of
 from patches.kernels.tiles import INTERPRETED, Tile, Tiles, choose, sink_block
 
 LOG2E = math.log2(math.e)
@@ -68,7 +68,7 @@ def forward(
     output = empty_output(query)
     lse = query.new_empty(batch, heads, tokens, dtype=torch.float32)
     turned = query if sink_query is None else sink_query
-    with _device(query):
+    with on_device_of(query):
         attend_kernel[(-(-tokens // tile.queries), heads, batch)](
             query, turned, key, value, lse if sink_logits is None else sink_logits, output, lse,
             *_strides(query, turned, key, value, output),
@@ -104,7 +104,7 @@ def backward(
     d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     d_turned = d_query if sink_query is None else torch.empty_like(sink_query)
     turned = query if sink_query is None else sink_query
-    with _device(query):
+    with on_device_of(query):
         _query_gradient(grad, query, turned, key, value, output, lse, delta, d_query, d_turned, geometry)
         _key_gradient(grad, query, key, value, lse, delta, d_key, d_value, geometry)
         if geometry.sinks:
@@ -200,8 +200,3 @@ def _common(query: Tensor, geometry: Geometry, tile: Tile) -> dict[str, Any]:
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }
-
-
-def _device(query: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which need not be that of the tensors."""
-    return torch.cuda.device(query.device) if query.is_cuda else nullcontext()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from patches.kernels.launch import Geometry, backward, empty_output, forward
+from patches.kernels.tensors import dense
 
 # A checkpoint that carries this code may be loaded beside the package; each copy has operators of its own.
 NAMESPACE = "headroom::" + re.sub(r"\W", "_", __name__)
@@ -20,8 +21,8 @@ def attend(
     """Output and log-sum-exp, as ``patches.kernels.launch.forward``; only the output has a gradient."""
     geometry = Geometry(sinks, skipped, window, first, scale, softcap)
     logits = None if sink_logits is None else sink_logits.float().contiguous()
-    turned = None if sink_query is None else _dense(sink_query)
-    return forward(_dense(query), _dense(key), _dense(value), turned, logits, geometry)
+    turned = None if sink_query is None else dense(sink_query)
+    return forward(dense(query), dense(key), dense(value), turned, logits, geometry)
 
 
 @attend.register_fake
@@ -37,9 +38,9 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key, value, sink query and sink logits; those of what is None are empty."""
     geometry = Geometry(sinks, skipped, window, first, scale, softcap)
-    turned = None if sink_query is None else _dense(sink_query)
+    turned = None if sink_query is None else dense(sink_query)
     d_query, d_key, d_value, d_turned, delta = backward(
-        _dense(grad), _dense(query), _dense(key), _dense(value), turned, output, lse, geometry
+        dense(grad), dense(query), dense(key), dense(value), turned, output, lse, geometry
     )
     d_logits = None
     if sink_logits is not None:
@@ -53,7 +54,7 @@ def _(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, sink_query: Tensor | None,
     sink_logits: Tensor | None, *_: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    wanted = [None if tensor is None else _dense(tensor) for tensor in (query, key, value, sink_query)]
+    wanted = [None if tensor is None else dense(tensor) for tensor in (query, key, value, sink_query)]
     grads = [None if tensor is None else torch.empty_like(tensor) for tensor in (*wanted, sink_logits)]
     return tuple(_or_empty(tensor, query) for tensor in grads)
 
@@ -71,11 +72,6 @@ def _gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 
 
 attend.register_autograd(_gradients, setup_context=_save)
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """The same where the numbers of a row follow each other, else a copy in which they do."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _or_empty(tensor: Tensor | None, like: Tensor) -> Tensor:

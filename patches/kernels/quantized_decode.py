@@ -15,6 +15,7 @@ from torch import Tensor
 from patches.kernels.decode import TILE_ROWS
 from patches.kernels.language import jit, padded, tl
 from patches.kernels.splits import choose_splits, merge_splits
+from patches.kernels.tensors import on_device_of
 
 NO_WINDOW = 1 << 30
 
@@ -235,8 +236,7 @@ def decode_quantized(
     met = query if sink_query is None else sink_query
     output = torch.empty(batch, heads, 1, dim, dtype=torch.float32, device=query.device)
     merged_lse = torch.empty(batch, heads, 1, dtype=torch.float32, device=query.device)
-    # Triton launches on the current device, which need not be that of the tensors.
-    with torch.cuda.device(query.device.index if query.is_cuda else -1):
+    with on_device_of(query):
         _split_kernel[(splits, kv_heads, batch)](
             query, sink_query, keys, values, key_codes, key_grids, value_codes, value_grids, starts, parts,
             lse, query.stride(0), query.stride(1), met.stride(0), met.stride(1),

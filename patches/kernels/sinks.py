@@ -12,6 +12,7 @@ from torch import Tensor
 
 from patches.kernels.language import jit, padded, tl
 from patches.kernels.plain_sinks import Sinks
+from patches.kernels.tensors import dense, on_device_of
 
 BLOCK_S_MAX = 32
 RUN = 1024
@@ -156,9 +157,9 @@ def forward(part: Tensor, part_lse: Tensor, sinks: Sinks) -> tuple[Tensor, Tenso
     batch, heads, tokens, dim = query.shape
     output = query.new_empty(batch, tokens, heads, dim).transpose(1, 2)
     lse = query.new_empty(batch, heads, tokens, dtype=torch.float32)
-    part, query, key, value = (_dense(tensor) for tensor in (part, query, sinks.key, sinks.value))
+    part, query, key, value = (dense(tensor) for tensor in (part, query, sinks.key, sinks.value))
     sizes = _sizes(sinks) | merge_tile(dim)
-    with _on(query):
+    with on_device_of(query):
         _merge[(batch * heads, -(-tokens // sizes["BLOCK_T"]))](
             part, part_lse.contiguous(), query, key, value, lse if sinks.logits is None else sinks.logits,
             output, lse,
@@ -173,7 +174,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """As ``patches.kernels.plain_sinks.backward``, the same bit for bit on every run."""
     grad, output, query, key, value = (
-        _dense(tensor) for tensor in (grad, output, sinks.query, sinks.key, sinks.value)
+        dense(tensor) for tensor in (grad, output, sinks.query, sinks.key, sinks.value)
     )
     batch, heads, tokens, dim = query.shape
     sizes = _sizes(sinks) | spread_tile(dim)
@@ -185,11 +186,11 @@ def backward(
     # Sinks that do not fit one block take turns, and the gradient of the queries goes on in float32.
     for begin in range(0, max(key.shape[2], 1), sizes["BLOCK_S"]):
         last = begin + sizes["BLOCK_S"] >= key.shape[2]
-        before = None if d_query is None else _dense(d_query)
+        before = None if d_query is None else dense(d_query)
         held = query.dtype if last else torch.float32
         d_query = query.new_empty(batch, tokens, heads, dim, dtype=held).transpose(1, 2)
         started = d_query if before is None else before
-        with _on(query):
+        with on_device_of(query):
             _spread[grid](
                 grad, output, lse, started, query, key, value, lse if sinks.logits is None else sinks.logits,
                 d_query, d_key, d_value, d_logits,
@@ -219,13 +220,3 @@ def _sizes(sinks: Sinks) -> dict[str, int]:
 def _steps(*tensors: Tensor) -> list[int]:
     """The strides of all but the last dimension."""
     return [step for tensor in tensors for step in tensor.stride()[:3]]
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """Rows whose elements lie beside each other, which the kernels count on; no copy where they do."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _on(tensor: Tensor) -> torch.cuda.device:
-    """Triton launches on the current device, which need not be that of the tensors."""
-    return torch.cuda.device(tensor.device.index if tensor.is_cuda else -1)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from patches.kernels.language import jit, padded, tl
+from patches.kernels.tensors import on_device_of
 
 
 @jit()
@@ -37,8 +37,7 @@ def write_token(stores: tuple[Tensor, Tensor], states: tuple[Tensor, Tensor], in
     key, value = stores
     new_key, new_value = states
     batch, heads, _, dim = key.shape
-    # Triton launches on the current device, which need not be that of the tensors.
-    with torch.cuda.device(key.device.index if key.is_cuda else -1):
+    with on_device_of(key):
         _write_kernel[(batch, heads)](
             key, value, new_key, new_value, index,
             key.stride(0), key.stride(2), key.stride(1), value.stride(0), value.stride(2), value.stride(1),

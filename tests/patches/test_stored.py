@@ -142,3 +142,13 @@ def test_dropout_is_refused():
     case = Case(40, 1)
     with pytest.raises(PolicyError, match="no dropout"):
         stored.attend(case.query, case.stored(), case.frame, Scoring(0.25, dropout=0.1), sdpa.attend)
+
+
+@pytest.mark.parametrize("window", [None, WINDOW])
+def test_queries_and_values_of_two_types_as_under_autocast(window):
+    case = Case(40, 5, window)
+    want = case.expected(Scoring(0.25))[0]
+    case.query, case.key, case.value = case.query.float(), case.key.float(), case.value.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = stored.attend(case.query, case.stored(), case.frame, Scoring(0.25), sdpa.attend)
+    torch.testing.assert_close(got.double(), want, atol=0.05, rtol=0.05)
