@@ -132,7 +132,7 @@ def _windowed(
 ) -> Form:
     slots = shape.windows if window is None else window.slots(shape.layers)
     written = windowed(family, config, kv_heads, window, cache)
-    return Form("windowed", reason, written, slots, family.layout)
+    return Form("windowed", reason, written, slots, family.layout, dropped=family.buffers)
 
 
 def _choose_window(

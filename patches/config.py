@@ -87,14 +87,18 @@ class WindowedConfigMixin(OwnCodeConfigMixin):
         PreTrainedConfig.per_layer_config.fset(self, entry)  # type: ignore[attr-defined]
 
     @property
+    def may_lack_a_window(self) -> bool:
+        """Whether there is another reason to be of a class of ours: heads by layer, or a ``kv_cache``."""
+        return self.is_heterogeneous or self.kv_cache is not None
+
+    @property
     def window_policy(self) -> WindowPolicy:
-        """The checked ``attention_window``, for which there may be another reason to be of a class of ours:
-        a ``per_layer_config`` or a ``kv_cache``.
+        """The checked ``attention_window``; no layer has a window where there need not be one.
 
         Raises:
             PolicyError: it is missing or wrong, or lets a layer see farther than it was trained to.
         """
-        if self.attention_window is None and (self.is_heterogeneous or self.kv_cache is not None):
+        if self.attention_window is None and self.may_lack_a_window:
             native = getattr(self, "sliding_window", None)
             # Qwen2 with experts says 0 for none.
             if native:

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-
 from patches.policy import PolicyError
 
 KV_HEADS = "num_key_value_heads"
@@ -70,15 +68,15 @@ def all_alike(config: Any) -> Iterator[None]:
         config.per_layer_config = own
 
 
-def give_own_heads(layers: nn.ModuleList, config: Any) -> None:
+def give_own_heads(decoder: Any) -> None:
     """Replace every layer's attention by one of the same class with the layer's own number of KV heads.
 
     Args:
-        layers: Decoder layers of a model that was built with its layers all alike.
-        config: Of the model, with a ``per_layer_config``.
+        decoder: Built with its layers all alike, and with a ``per_layer_config`` in its config.
     """
-    for index, (layer, own) in enumerate(zip(layers, config.per_layer_config, strict=True)):
-        attention: Any = type(layer.self_attn)(own, index)
+    name, config = decoder.attention_name, decoder.config
+    for index, (layer, own) in enumerate(zip(decoder.layers, config.per_layer_config, strict=True)):
+        attention: Any = type(getattr(layer, name))(own, index)
         # Shared with the model, whose attention implementation may be set later.
         attention.config = config
-        layer.self_attn = attention
+        setattr(layer, name, attention)

@@ -69,19 +69,21 @@ class WindowedModelMixin(WindowedMixin):
 
     Attributes:
         obstacle: Why the architecture cannot count the distance to sinks inside the cache; empty if it can.
+        attention_name: What a layer calls its attention.
     """
 
     layers: Any
     obstacle: ClassVar[str] = ""
+    attention_name: ClassVar[str] = "self_attn"
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         if self.config.window_policy.turns:
             check_turning(self)
         if self.config.is_heterogeneous:
-            give_own_heads(self.layers, self.config)
+            give_own_heads(self)
         if self.config.window_policy.sink_logits:
-            give_sink_logits(self.layers, self.config.window_policy, self.config.num_attention_heads)
+            give_sink_logits(self, self.config.window_policy)
         if self.config.is_heterogeneous or self.config.window_policy.sink_logits:
             self.post_init()  # type: ignore[attr-defined]
 
@@ -174,11 +176,11 @@ class WindowedForCausalLMMixin(WindowedGenerationMixin, WindowedMixin):
     """The decoder with its language modelling head, and ``generate``."""
 
     decoder_class: type
-    model: Any
+    base_model_prefix: str
 
     def __init__(self, config: PreTrainedConfig):
         # Models made from one config would share it, attention implementation included.
         super().__init__(copy.deepcopy(config))
         # transformers built its own decoder class here; the windowed one takes the same weights.
-        self.model = self.decoder_class(self.config)
+        setattr(self, self.base_model_prefix, self.decoder_class(self.config))
         self.post_init()  # type: ignore[attr-defined]

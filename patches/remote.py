@@ -86,6 +86,7 @@ FAMILIES = (
     (WindowedGemma3Config, WindowedGemma3Model, WindowedGemma3ForCausalLM),
     (WindowedGlmConfig, WindowedGlmModel, WindowedGlmForCausalLM),
     (WindowedGlm4Config, WindowedGlm4Model, WindowedGlm4ForCausalLM),
+    (WindowedGPTNeoXConfig, WindowedGPTNeoXModel, WindowedGPTNeoXForCausalLM),
     (WindowedGptOssConfig, WindowedGptOssModel, WindowedGptOssForCausalLM),
     (WindowedGraniteConfig, WindowedGraniteModel, WindowedGraniteForCausalLM),
     (WindowedGraniteMoeConfig, WindowedGraniteMoeModel, WindowedGraniteMoeForCausalLM),
@@ -112,7 +113,6 @@ FAMILIES = (
 )
 
 GROUPED_FAMILIES = (
-    (WindowedGPTNeoXConfig, WindowedGPTNeoXModel, WindowedGPTNeoXForCausalLM),
     (WindowedGPT2Config, WindowedGPT2Model, WindowedGPT2ForCausalLM),
     (WindowedOPTConfig, WindowedOPTModel, WindowedOPTForCausalLM),
     (WindowedGPTJConfig, WindowedGPTJModel, WindowedGPTJForCausalLM),

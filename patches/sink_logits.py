@@ -32,26 +32,25 @@ class SinkLogits(nn.Module):
         initialization.constant_(self.weight, START)
 
 
-def give_sink_logits(layers: nn.ModuleList, policy: WindowPolicy, heads: int) -> None:
+def give_sink_logits(decoder: Any, policy: WindowPolicy) -> None:
     """Give every windowed layer its logits, as ``self_attn.sink_logits``.
 
     Args:
-        layers: Decoder layers.
-        policy: Which of them have a window.
-        heads: ``H``, query heads.
+        decoder: A windowed one.
+        policy: Which of its layers have a window.
 
     Raises:
         PolicyError: the architecture has such logits of its own.
     """
-    for index, layer in enumerate(layers):
-        attention: Any = layer.self_attn
+    for index, layer in enumerate(decoder.layers):
+        attention: Any = getattr(layer, decoder.attention_name)
         if hasattr(attention, "sinks"):
             raise PolicyError(
                 f"attention_window.sink_logits: {type(attention).__name__} has sink logits of its own"
             )
         if policy.window_of(index) is not None and not hasattr(attention, "sink_logits"):
             like = next(attention.parameters())
-            attention.sink_logits = SinkLogits(heads).to(like.device, like.dtype)
+            attention.sink_logits = SinkLogits(decoder.config.num_attention_heads).to(like.device, like.dtype)
 
 
 def add_sink_logits(model: Any) -> None:
@@ -69,7 +68,7 @@ def add_sink_logits(model: Any) -> None:
         raise PolicyError(
             f"sink logits need layers with a window of the windowed tier; {type(model).__name__} has none"
         )
-    give_sink_logits(model.base_model.layers, policy, config.num_attention_heads)
+    give_sink_logits(model.base_model, policy)
     config.attention_window = policy.to_config() | {"sink_logits": True}
 
 

@@ -46,7 +46,7 @@ def check_turning(model: Any) -> None:
     """Refuse a decoder whose queries cannot be turned back.
 
     Args:
-        model: With ``layers``, ``rotary_emb``, the policy of its config, and the ``obstacle`` of its class.
+        model: A windowed decoder: its layers, ``rotary_emb``, policy, and the ``obstacle`` of its class.
 
     Raises:
         PolicyError: something in its architecture stands against it, or its frequencies change with the
@@ -57,7 +57,8 @@ def check_turning(model: Any) -> None:
     still = [
         index
         for index, layer in enumerate(model.layers)
-        if model.config.window_policy.window_of(index) and not getattr(layer.self_attn, "use_rope", True)
+        if model.config.window_policy.window_of(index)
+        and not getattr(getattr(layer, model.attention_name), "use_rope", True)
     ]
     if still:
         obstacle = f"layer {still[0]} has no rotary positions"

@@ -12,6 +12,7 @@ GPT_NEOX = Family(
     ),
     defaults=sizes(6144, layers=44, heads=64),
     grouped=False,
+    windowed=True,
     base="gpt_neox",
     attention="attention",
     buffers=("attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq"),

@@ -123,7 +123,8 @@ class _TwoPart(torch.autograd.Function):
             output, lse = call.epilogue.forward(part, lse.reshape(part.shape[:3]), sinks)
         ctx.save_for_backward(query, sink_query, sink_key, sink_value, key, value, logits, output, lse)
         ctx.call, ctx.state, ctx.skipped = call, state, skipped
-        return output
+        # Compiled by torch 2.11, what a `to` or `contiguous` without effect returns has a gradient of zeros.
+        return output.view_as(output)
 
     @staticmethod
     @once_differentiable

@@ -212,11 +212,14 @@ class WindowedCache(Cache):
             self._set_starts(self.starts[indices])
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens of every layer, or of none if one layer cannot; see ``WindowLayer.crop``."""
+        """Forget the last tokens of every layer, or of none if one layer cannot; see ``WindowLayer.crop``.
+
+        transformers 5.17 says how many by a tensor, which must not make lengths tensors.
+        """
         length = self.get_seq_length()
         kept = tokens_to_remove if tokens_to_remove > 0 else length + tokens_to_remove
         # Never more than there is: transformers 5.17 cannot crop a growing layer that holds nothing yet.
-        removed = length - min(max(kept, 0), length)
+        removed = length - min(max(int(kept), 0), length)
         for layer in self.layers:
             if isinstance(layer, WindowLayer | CompressedLayer):
                 layer.check_kept(length - removed, length)

@@ -15,8 +15,8 @@ from patches.grouped.modeling import GroupedMixin
 class GroupedGPTJAttention(GroupedAttention, GPTJAttention):
     layouts: ClassVar = {"k_proj": SEPARATE, "v_proj": SEPARATE}
 
-    def takes_compact(self) -> bool:
-        return True
+    def takes_compact(self, tokens: int) -> bool:
+        return tokens == 1
 
     def _attn(self, query: Tensor, key: Tensor, value: Tensor, *mask: Tensor | None) -> tuple[Tensor, Tensor]:
         # The queries of a stored head are rows of it; with all heads there, this changes no shape.

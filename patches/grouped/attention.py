@@ -73,11 +73,11 @@ class GroupedAttention(nn.Module):
     def _shared(self, value: Any) -> Any:
         if not isinstance(value, Cache):
             return value
-        return SharedHeads(value, self.groups, compact=self.takes_compact())
+        return SharedHeads(value, self.groups, self.takes_compact)
 
-    def takes_compact(self) -> bool:
-        """Whether a single token may attend to ``K`` stored heads as they are."""
-        return bool(self.config._attn_implementation == PACKED)
+    def takes_compact(self, tokens: int) -> bool:
+        """Whether so many queries of a row may attend to ``K`` stored heads as they are."""
+        return tokens == 1 and self.config._attn_implementation == PACKED
 
 
 def _forget_repeat(module: nn.Module) -> None:

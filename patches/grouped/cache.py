@@ -1,9 +1,10 @@
 """What a grouped model remembers: one of every group of equal heads, in whatever cache it was given."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import DynamicCache
 
 from patches.cache.stored import StoredTokens
 
@@ -26,17 +27,17 @@ class SharedHeads:
     Holds: ``K / H`` of the bytes of the original, for every family (tests/patches/test_grouped.py).
     """
 
-    def __init__(self, cache: Cache, groups: int, compact: bool):
+    def __init__(self, cache: Any, groups: int, takes_compact: Callable[[int], bool]):
         """Wrap a cache for the call of one layer.
 
         Args:
-            cache: Any cache of transformers.
+            cache: Any cache of transformers, or what can ``update`` as one.
             groups: ``G``, query heads of one KV head.
-            compact: Hand out ``K`` heads to a single token's queries, for attention that can use them.
+            takes_compact: Whether attention can use ``K`` heads for so many queries of a row.
         """
         self.cache = cache
         self.groups = groups
-        self.compact = compact
+        self.takes_compact = takes_compact
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -50,19 +51,17 @@ class SharedHeads:
             kwargs: The same by name.
 
         Returns:
-            Keys and values ``[B, H, N, D]``; ``[B, K, N, D]`` for one token, if ``compact``.
+            Keys and values ``[B, H, N, D]``; ``[B, K, N, D]`` to attention that can use them.
         """
         keys, values = self.cache.update(
             key_states[:, :: self.groups], value_states[:, :: self.groups], *args, **kwargs
         )
-        if isinstance(keys, StoredTokens):
-            # Attention that can read these takes the heads as they are stored.
+        if isinstance(keys, StoredTokens) or self.takes_compact(key_states.shape[2]):
+            # Attention that can read the former takes the heads as they are stored.
             return keys, values
         if keys.shape[2] == key_states.shape[2]:
             # Nothing was there before: what came in already has all heads.
             return key_states, value_states
-        if self.compact and key_states.shape[2] == 1:
-            return keys, values
         return keys.repeat_interleave(self.groups, dim=1), values.repeat_interleave(self.groups, dim=1)
 
     def __getattr__(self, name: str) -> Any:

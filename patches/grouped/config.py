@@ -1,4 +1,4 @@
-"""The config of a model whose architecture has no key for KV heads."""
+"""The configs of models whose architecture has no key for KV heads."""
 
 from typing import Any, ClassVar
 
@@ -6,26 +6,19 @@ from patches.config import OwnCodeConfigMixin
 from patches.policy import PolicyError
 
 
-class GroupedConfigMixin(OwnCodeConfigMixin):
-    """A config with ``num_key_value_heads``.
+class FewerHeadsConfigMixin:
+    """A config with ``num_key_value_heads`` for an architecture that has no such key.
 
     Code that ignores ``model_type`` cannot run such a checkpoint wrongly: its projections do not have the
     shapes of the original architecture.
-
-    Attributes:
-        needs: Options of the architecture, and the one value each that leaves a KV head per query head.
     """
 
     num_key_value_heads: Any
-    attention_window: Any
-    is_heterogeneous: bool
     model_type: ClassVar[str]
     num_attention_heads: int
-    needs: ClassVar[dict[str, bool]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.num_key_value_heads = kwargs.pop("num_key_value_heads", None)
-        self.attention_window = kwargs.pop("attention_window", None)
         super().__post_init__(**kwargs)  # type: ignore[misc]
 
     @property
@@ -43,6 +36,22 @@ class GroupedConfigMixin(OwnCodeConfigMixin):
                 f"(one of {', '.join(map(str, allowed))})"
             )
         return heads // kept
+
+
+class GroupedConfigMixin(FewerHeadsConfigMixin, OwnCodeConfigMixin):
+    """Of a model that attends as transformers does, to fewer KV heads.
+
+    Attributes:
+        needs: Options of the architecture, and the one value each that leaves a KV head per query head.
+    """
+
+    attention_window: Any
+    is_heterogeneous: bool
+    needs: ClassVar[dict[str, bool]] = {}
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.attention_window = kwargs.pop("attention_window", None)
+        super().__post_init__(**kwargs)
 
     def check_grouping(self) -> None:
         """Refuse what a grouped model cannot do.

@@ -16,14 +16,27 @@ from patches.policy import PolicyError
 packed.register()
 
 
-class GroupedMixin(StockNames):
+class GroupedLayers(StockNames):
     """A decoder, with or without its head, whose attention modules are grouped ones."""
 
     attention_class: type[GroupedAttention]
     config: Any
 
     def __init__(self, config: PreTrainedConfig):
-        """Build the model of transformers, then put grouped attention into its layers.
+        """Build the model of transformers, then put grouped attention into its layers."""
+        super().__init__(config)  # type: ignore[call-arg]
+        for parent in list(self.modules()):  # type: ignore[attr-defined]
+            for name, child in list(parent.named_children()):
+                if type(child) in self.attention_class.__bases__:
+                    setattr(parent, name, self.attention_class(self.config, child.layer_idx))
+        self.post_init()  # type: ignore[attr-defined]
+
+
+class GroupedMixin(GroupedLayers):
+    """The same, attending as transformers does, through any cache of transformers."""
+
+    def __init__(self, config: PreTrainedConfig):
+        """Check the config, then build the model.
 
         Args:
             config: A grouped config, which is copied.
@@ -33,12 +46,7 @@ class GroupedMixin(StockNames):
         """
         config.check_grouping()
         # Models made from one config would share it, attention implementation included.
-        super().__init__(copy.deepcopy(config))  # type: ignore[call-arg]
-        for parent in list(self.modules()):  # type: ignore[attr-defined]
-            for name, child in list(parent.named_children()):
-                if type(child) in self.attention_class.__bases__:
-                    setattr(parent, name, self.attention_class(self.config, child.layer_idx))
-        self.post_init()  # type: ignore[attr-defined]
+        super().__init__(copy.deepcopy(config))
 
     def get_correct_attn_implementation(
         self, requested_attention: str | None, *args: Any, **kwargs: Any

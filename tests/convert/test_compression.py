@@ -18,7 +18,19 @@ TOKENS = torch.randint(3, 64, (2, 60), generator=torch.Generator().manual_seed(1
 TIGHT = "int4:block=8,residual=8,sinks=2"
 """Settings under which sixty tokens are compressed."""
 WINDOWED = {"window": 16, "sinks": 2, "global_layers": "1"}
-STILL = ("llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "mixtral", "starcoder2", "smollm3", "olmo2")
+STILL = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "phi",
+    "phi3",
+    "mixtral",
+    "starcoder2",
+    "smollm3",
+    "olmo2",
+    "gpt_neox",
+)
 LOAD_REMOTE = """
 import sys, torch
 from transformers import AutoModelForCausalLM

@@ -97,7 +97,7 @@ def test_a_window_goes_with_it(make_checkpoint, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "message"),
     [
-        ("gpt_neox", "cannot differ in their KV heads.*llama"),
+        ("gpt2", "cannot differ in their KV heads.*llama"),
         ("opt", "cannot differ in their KV heads.*llama"),
         ("gemma2", "sliding window of its own"),
     ],

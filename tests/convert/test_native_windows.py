@@ -29,7 +29,7 @@ WINDOWED = {
 REFUSED = {
     "no window of any kind": ("opt", {"window": 8}, "opt has no native window"),
     "sinks without a class": ("bloom", {"window": 8, "sinks": 2}, "there are for .*, llama, ministral"),
-    "no keys for KV heads": ("gpt_neox", {"window": 8, "kv_heads": 2}, "no windowed class for gpt_neox"),
+    "no keys for KV heads": ("gpt2", {"window": 8, "kv_heads": 2}, "no windowed class for gpt2"),
     "farther than it saw": ("gemma2", {"window": 32}, "window=32 for layer 0: the source slides over 16"),
     "farther with sinks": ("gpt_oss", {"window": 17, "sinks": 2}, "the source slides over 16 tokens"),
     "global where it slides": (

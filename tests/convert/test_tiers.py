@@ -20,7 +20,7 @@ def masked_logits(folder: Path, global_layers: tuple[int, ...], sinks: int = 0) 
     keys = torch.arange(LENGTH)[None, :]
     distance = torch.arange(LENGTH)[:, None] - keys
     blocked = torch.finfo(torch.float32).min
-    for index, layer in enumerate(model.model.layers):
+    for index, layer in enumerate(model.base_model.layers):
         reach = LENGTH if index in global_layers else WINDOW
         seen = (distance >= 0) & ((distance < reach) | (keys < sinks))
         mask = torch.where(seen, 0.0, blocked)[None, None].expand(2, 1, -1, -1)

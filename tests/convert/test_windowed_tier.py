@@ -46,7 +46,7 @@ def test_windowed_tier_is_the_masked_source(family: str, make_checkpoint, tmp_pa
     [
         ("llama", "gemma2"),
         pytest.param(
-            ("nemotron", "mistral", "qwen2", "qwen3", "phi", "gemma3_text", "mixtral", "gpt_oss"),
+            ("nemotron", "mistral", "qwen2", "qwen3", "phi", "gemma3_text", "mixtral", "gpt_oss", "gpt_neox"),
             marks=pytest.mark.thorough,
         ),
     ],

@@ -56,11 +56,13 @@ MODES = pytest.mark.parametrize(
 
 
 @MODES
-def test_crop_before_the_ring_wraps_equals_never_having_seen_the_tokens(mode):
+@pytest.mark.parametrize("kind", [int, torch.tensor], ids=["int", "tensor"])
+def test_crop_before_the_ring_wraps_equals_never_having_seen_the_tokens(kind, mode):
     model = windowed_model("llama")
     cache, tokens = fill(model, WINDOW + SINKS, **mode)
-    cache.crop(-4)
-    assert cache.get_seq_length() == WINDOW + SINKS - 4
+    cache.crop(kind(-4))
+    length = cache.get_seq_length()
+    assert type(length) is int and length == WINDOW + SINKS - 4
     fresh = patches.WindowedCache(model.config)
     continuation(model, fresh, tokens[:, :-4])
     torch.testing.assert_close(

@@ -16,7 +16,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 import patches
 from convert.pipeline import convert
 from convert.request import Request
-from tests.patches.tiny_grouped import CONFIGS, VARIANTS, VOCAB, grouped_model, stock_class, written_out
+from tests.patches.tiny_grouped import (
+    CONFIGS,
+    VARIANTS,
+    VOCAB,
+    grouped_model,
+    new_cache,
+    stock_class,
+    written_out,
+)
 
 families = pytest.mark.parametrize("family", sorted(CONFIGS))
 TOKENS = torch.arange(3, 15)[None]
@@ -100,11 +108,11 @@ def test_a_dtype_is_taken_as_asked(family, tmp_path):
     saved(family, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
-    cache = patches.GroupedCache(config=model.config)
+    cache = new_cache(model)
     with torch.no_grad():
         for token in TOKENS.split(1, dim=1):
             assert model(token, past_key_values=cache, use_cache=True).logits.isfinite().all()
-    assert cache.nbytes == 2 * 2 * 2 * TOKENS.shape[1] * 4 * 2
+    assert {store.dtype for layer in cache.layers for store in (layer.keys, layer.values)} == {torch.bfloat16}
 
 
 @families

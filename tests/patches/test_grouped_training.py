@@ -3,9 +3,16 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import DynamicCache
 
-from tests.patches.tiny_grouped import VARIANTS, VOCAB, grouped_model, write_out, written_out
+from tests.patches.tiny_grouped import (
+    HEADS,
+    VARIANTS,
+    VOCAB,
+    grouped_model,
+    new_cache,
+    write_out,
+    written_out,
+)
 
 FAMILIES = [name for name in VARIANTS if "-" not in name]
 PROJECTIONS = {"gpt2": ["c_attn"], "opt": ["k_proj", "v_proj"], "gptj": ["k_proj", "v_proj"], "mpt": ["Wqkv"]}
@@ -28,7 +35,7 @@ def test_gradients_are_those_of_the_tied_heads(name, cached):
     for key, weight in model.named_parameters():
         # What the loss feels of a small weight is what it feels of every copy: the transpose of writing out.
         small = torch.zeros_like(weight, requires_grad=True)
-        write_out(key, small, 2).backward(full[key])
+        write_out(key, small, HEADS, 2).backward(full[key])
         torch.testing.assert_close(got[key], small.grad, atol=1e-6, rtol=1e-5)
 
 
@@ -62,7 +69,7 @@ def test_lora_on_the_shared_heads_trains_decodes_and_merges(name):
                 weight.normal_()
         want = model(TOKENS).logits
         assert (want - before).abs().max() > 0.1
-        cache = DynamicCache(config=base.config)
+        cache = new_cache(base)
         parts = [model(one, past_key_values=cache, use_cache=True).logits for one in TOKENS.split(1, dim=1)]
         torch.testing.assert_close(torch.cat(parts, dim=1), want, atol=1e-5, rtol=1e-5)
         merged = model.merge_and_unload()

@@ -25,7 +25,7 @@ def test_save_and_load_through_the_auto_classes(family, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits)
         body = AutoModel.from_pretrained(tmp_path)(TOKENS).last_hidden_state
-        torch.testing.assert_close(body, model.model(TOKENS).last_hidden_state)
+        torch.testing.assert_close(body, model.base_model(TOKENS).last_hidden_state)
     assert AutoConfig.from_pretrained(tmp_path).attention_window == model.config.attention_window
 
 

@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from patches.grouped.config import FewerHeadsConfigMixin
 from patches.remote import FAMILIES
+from tests.patches.tiny_grouped import write_out
 
-WINDOW, SINKS, GLOBAL, LAYERS, VOCAB = 8, 3, [1], 3, 97
+WINDOW, SINKS, GLOBAL, LAYERS, HEADS, VOCAB = 8, 3, [1], 3, 4, 97
 CONFIGS = {config.model_type.removeprefix("windowed_"): config for config, _, _ in FAMILIES}
 NATIVE = {
     "sliding_window": 64,
@@ -42,7 +44,7 @@ def windowed_model(family: str, seed: int = 0, **options: object) -> PreTrainedM
     """A windowed model of ``family`` with random weights, 3 layers of which the middle one is global."""
     shape = {
         "vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12,
+        "num_attention_heads": HEADS, "num_key_value_heads": 2, "head_dim": 12,
         "max_position_embeddings": 1024,
         "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0, "initializer_range": 0.2,
         "attention_window": {
@@ -62,7 +64,11 @@ def dense_model(model: PreTrainedModel) -> PreTrainedModel:
     if "native_layer_types" in entry:
         entry["layer_types"] = entry.pop("native_layer_types")
     twin = base(base.config_class(**entry, attn_implementation="eager")).eval().to(model.dtype)
-    twin.load_state_dict(model.state_dict())
+    weights = model.state_dict()
+    if isinstance(model.config, FewerHeadsConfigMixin):
+        kept, head_dim = model.config.num_key_value_heads, model.config.hidden_size // HEADS
+        weights = {name: write_out(name, each, HEADS, kept, head_dim) for name, each in weights.items()}
+    twin.load_state_dict(weights)
     return twin
 
 
@@ -72,7 +78,7 @@ def masked_logits(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     i = torch.arange(tokens.shape[1])
     distance = i[:, None] - i
     hooks = []
-    for index, layer in enumerate(twin.model.layers):
+    for index, layer in enumerate(twin.base_model.layers):
         window = policy.window_of(index)
         seen = (
             (distance >= 0)
@@ -80,7 +86,8 @@ def masked_logits(model: PreTrainedModel, tokens: Tensor) -> Tensor:
             else (distance >= 0) & ((distance < window) | (i < policy.sinks))
         )
         mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
-        hooks.append(layer.self_attn.register_forward_pre_hook(_with_mask(mask), with_kwargs=True))
+        attention = getattr(layer, model.base_model.attention_name)
+        hooks.append(attention.register_forward_pre_hook(_with_mask(mask), with_kwargs=True))
     with torch.no_grad():
         logits = twin(tokens, use_cache=False).logits
     for hook in hooks:

@@ -5,6 +5,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.patches.tiny import CONFIGS, OWN, SINKS, VOCAB, WINDOW, windowed_model
+from tests.patches.tiny_grouped import write_out
 
 HEADS, HEAD_DIM, KEPT = 4, 12, [1, 4, 2]
 BY_LAYER = {"0": {"num_key_value_heads": 1}, "1": {"num_key_value_heads": 4}}
@@ -14,8 +15,9 @@ WINDOWS = {
     "all-global": {"size": WINDOW, "sinks": SINKS, "positions": "absolute", "global_layers": [0, 1, 2]},
     "no-window": None,
 }
-TELLING = ("llama", "mixtral", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3")
-"""What is special to a family: experts, a norm over all heads, other names, one tensor, biases, norms."""
+TELLING = ("gpt_neox", "llama", "mixtral", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3")
+"""What is special to a family: no key for KV heads, experts, a norm over all heads, other names, one tensor,
+biases, norms."""
 families = pytest.mark.parametrize("family", TELLING)
 others = pytest.mark.parametrize(
     "family",
@@ -37,7 +39,10 @@ def widened(model: PreTrainedModel) -> PreTrainedModel:
     twin = windowed_model(family, num_key_value_heads=HEADS, attention_window=window, sliding_window=None)
     weights, wanted = model.state_dict(), twin.state_dict()
     for name, weight in weights.items():
-        if weight.shape != wanted[name].shape:
+        if weight.shape != wanted[name].shape and "query_key_value" in name:
+            kept = (len(weight) // HEAD_DIM - HEADS) // 2
+            weights[name] = write_out(name, weight, HEADS, kept, HEAD_DIM)
+        elif weight.shape != wanted[name].shape:
             own = HEADS * HEAD_DIM if "qkv_proj" in name else 0
             heads = weight[own:].unflatten(0, (-1, HEAD_DIM))
             times = (len(wanted[name]) - own) // (len(weight) - own)

@@ -2,12 +2,19 @@
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
 
-from patches.remote import GROUPED_FAMILIES
+from patches.cache.windowed import WindowedCache
+from patches.modeling import WindowedMixin
+from patches.remote import GROUPED_FAMILIES, WindowedGPTNeoXConfig
 
 HEADS, HEAD_DIM, LAYERS, VOCAB = 6, 4, 2, 61
-CONFIGS = {config.model_type.removeprefix("windowed_"): config for config, _, _ in GROUPED_FAMILIES}
+AS_STOCK = [config.model_type.removeprefix("windowed_") for config, _, _ in GROUPED_FAMILIES]
+"""Families that attend as transformers does; the other one has windows."""
+CONFIGS = {family: config for family, (config, _, _) in zip(AS_STOCK, GROUPED_FAMILIES, strict=True)} | {
+    "gpt_neox": WindowedGPTNeoXConfig
+}
 
 MORE = {
     "gpt_neox": {"intermediate_size": 40, "max_position_embeddings": 128},
@@ -47,6 +54,11 @@ def grouped_model(name: str, kv_heads: int = 2, seed: int = 0, **options: object
     return model
 
 
+def new_cache(model: PreTrainedModel) -> Cache:
+    """An empty cache that ``model`` takes."""
+    return (WindowedCache if isinstance(model, WindowedMixin) else DynamicCache)(config=model.config)
+
+
 def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:
     """The class of transformers that a grouped model is made of."""
     return next(kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers."))
@@ -61,33 +73,33 @@ def written_out(model: PreTrainedModel, **options: object) -> PreTrainedModel:
     twin = stock(stock.config_class(**entry, **options)).double().eval()
     kv_heads = model.config.num_key_value_heads
     twin.load_state_dict(
-        {name: write_out(name, value, kv_heads) for name, value in model.state_dict().items()}
+        {name: write_out(name, value, HEADS, kv_heads) for name, value in model.state_dict().items()}
     )
     return twin
 
 
-def write_out(name: str, tensor: Tensor, kv_heads: int) -> Tensor:
-    """A tensor of a grouped model as the original architecture has it."""
-    index = [row * HEAD_DIM + dim for row in source_rows(name, kv_heads) for dim in range(HEAD_DIM)]
+def write_out(name: str, tensor: Tensor, heads: int, kv_heads: int, head_dim: int = HEAD_DIM) -> Tensor:
+    """A tensor of a model with fewer KV heads as the original architecture has it."""
+    index = [row * head_dim + dim for row in source_rows(name, heads, kv_heads) for dim in range(head_dim)]
     if not index:
         return tensor
     return tensor.index_select(tensor.ndim - 1 if "c_attn" in name else 0, torch.tensor(index))
 
 
-def source_rows(name: str, kv_heads: int) -> list[int]:
+def source_rows(name: str, heads: int, kv_heads: int) -> list[int]:
     """For each head of the original projection, which of the grouped one it is; for other tensors nothing."""
-    groups = HEADS // kv_heads
-    shared = [head // groups for head in range(HEADS)]
+    groups = heads // kv_heads
+    shared = [head // groups for head in range(heads)]
     if "k_proj" in name or "v_proj" in name:
         return shared
     if "c_attn" in name or "Wqkv" in name:
-        keys = [HEADS + head for head in shared]
-        return [*range(HEADS), *keys, *(kv_heads + key for key in keys)]
+        keys = [heads + head for head in shared]
+        return [*range(heads), *keys, *(kv_heads + key for key in keys)]
     if "query_key_value" in name:
         block = groups + 2
         return [
             row
-            for head in range(HEADS)
+            for head in range(heads)
             for row in (
                 shared[head] * block + head % groups,
                 shared[head] * block + groups,
