@@ -104,9 +104,11 @@ def make_plan(
     streams = treatment.streams and len(set(job.kv_heads)) == 1
     edits: dict[str, Edit] = {}
     dropped: set[str] = set()
-    if merged:
+    if merged or form.tier == "windowed":
         moves, dropped = plan_moves(job, form)
-        edits = {**moves, **(plan_edits(job) if streams else plan_layers(job))}
+        edits |= moves
+    if merged:
+        edits |= plan_edits(job) if streams else plan_layers(job)
     files = plan_files(plan_pieces(weights, edits, dropped, dtype), shard_bytes)
     carried = list_carried(source.folder)
     code = flatten(code_root or find_package(), family.model_type) if form.tier == "windowed" else {}

@@ -30,13 +30,14 @@ class PassingMixin:
     """
 
     layer_class: ClassVar[type[PassingLayer]]
+    attention_name: ClassVar[str]
     layers: Any
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)  # type: ignore[call-arg]
         for layer in self.layers:
             layer.__class__ = self.layer_class
-            layer.self_attn.register_forward_pre_hook(_take, with_kwargs=True)
+            getattr(layer, self.attention_name).register_forward_pre_hook(_take, with_kwargs=True)
 
 
 def _take(_attention: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -20,8 +20,8 @@ def check_cache(cache: object) -> WindowedCache:
     """
     if not isinstance(cache, WindowedCache):
         raise PolicyError(
-            f"past_key_values is a {type(cache).__name__}, which does not keep sinks and a window; pass "
-            "patches.WindowedCache(model.config), or nothing"
+            f"past_key_values is a {type(cache).__name__}; this model keeps its tokens in its own cache: "
+            "pass patches.WindowedCache(model.config), or nothing"
         )
     return cache
 

@@ -33,7 +33,7 @@ class SinkLogits(nn.Module):
 
 
 def give_sink_logits(decoder: Any, policy: WindowPolicy) -> None:
-    """Give every windowed layer its logits, as ``self_attn.sink_logits``.
+    """Give every windowed layer its logits, as ``sink_logits`` of its attention.
 
     Args:
         decoder: A windowed one.

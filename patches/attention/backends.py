@@ -12,7 +12,6 @@ from transformers.utils import logging
 from patches.attention import decode, eager, flash, flex, fused, sdpa, stored
 from patches.attention.documents import Attend, attend_documents
 from patches.attention.scoring import Scoring
-from patches.cache.stored import StoredTokens
 from patches.frame import Frame, Step
 from patches.kernels import language
 from patches.policy import PolicyError
@@ -179,9 +178,10 @@ def attend(
     Returns:
         Output ``[B, H, T, D]`` and the weights, or None.
     """
-    if isinstance(key, StoredTokens):
-        return stored.attend(query, key.stored, frame, scoring, backend.attend), None
-    # Not by its class: a checkpoint's own copy of this code has another one of the same name.
+    # Not by their classes: a checkpoint's own copy of this code has others of the same names.
+    held = getattr(key, "stored", None)
+    if held is not None:
+        return stored.attend(query, held, frame, scoring, backend.attend), None
     unwritten = None if torch.compiler.is_compiling() else getattr(key, "unwritten", None)
     if unwritten is not None:
         if backend.decodes and decode.refusal(query, frame, scoring) is None:

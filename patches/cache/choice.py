@@ -6,7 +6,7 @@ from patches.cache.windowed import WindowedCache
 from patches.policy import PolicyError
 
 REFUSED = {
-    "quantized": "it would quantize every token in a cache without sinks or a window; leave it out",
+    "quantized": "it has no sinks and no window; pass past_key_values=patches.make_cache(model, 'int8')",
     "offloaded_static": "layers of fixed shape stay on their device; choose 'static' or 'offloaded'",
 }
 """Why a cache of transformers is not made, for those with a reason of their own."""

@@ -151,4 +151,7 @@ def _grids(low: Tensor, high: Tensor) -> Tensor:
     """Span and zero, ``[..., 2, M]``, from extremes ``[..., M]``."""
     zero = low.to(GRID)
     # Counted from the zero that is stored, so that its rounding costs no reach at the other end.
-    return torch.stack([(high - zero.float()).to(GRID), zero], dim=-2)
+    # Autocast to bfloat16 knows no `stack` of what is kept in float16.
+    grids = torch.empty(*low.shape[:-1], 2, low.shape[-1], dtype=GRID, device=low.device)
+    grids[..., 0, :], grids[..., 1, :] = (high - zero.float()).to(GRID), zero
+    return grids

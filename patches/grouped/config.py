@@ -9,8 +9,8 @@ from patches.policy import PolicyError
 class FewerHeadsConfigMixin:
     """A config with ``num_key_value_heads`` for an architecture that has no such key.
 
-    Code that ignores ``model_type`` cannot run such a checkpoint wrongly: its projections do not have the
-    shapes of the original architecture.
+    Code that ignores ``model_type`` cannot run a checkpoint with fewer heads wrongly: its projections do not
+    have the shapes of the original architecture.
     """
 
     num_key_value_heads: Any

@@ -11,7 +11,6 @@ from transformers.masking_utils import sdpa_mask
 from patches.attention import sdpa, stored
 from patches.attention.explicit import products, weigh
 from patches.attention.scoring import Scoring
-from patches.cache.stored import StoredTokens
 from patches.frame import Frame, Step
 
 COMPRESSED = "compressed"
@@ -47,8 +46,9 @@ def attend(
         Output ``[B, T, H, D]``, and None for the weights.
     """
     scoring = Scoring(query.shape[-1] ** -0.5 if scaling is None else scaling, dropout, softcap, s_aux)
-    if isinstance(key, StoredTokens):
-        held = key.stored
+    # Not by its class: a checkpoint's own copy of this code has another one of the same name.
+    held = getattr(key, "stored", None)
+    if held is not None:
         frame = Frame(Step(held.past, held.starts), query.shape[2], None, 0)
         output = stored.attend(query, held, frame, scoring, sdpa.attend)
         return output.transpose(1, 2).contiguous(), None

@@ -14,7 +14,7 @@ from recipes.errors import RecipeError
 from recipes.uptrain.card import uptraining_section
 from recipes.uptrain.weights import Weights, names_in_model
 
-SINK_LOGITS = ".self_attn.sink_logits.weight"
+SINK_LOGITS = ".sink_logits.weight"
 SAVED_WHOLE = re.compile(r"\.modules_to_save\.\w+\.")
 """Where ``peft`` keeps what it trains whole."""
 WEIGHTS = (".safetensors", ".safetensors.index.json")

@@ -19,23 +19,18 @@ TIGHT = "int4:block=8,residual=8,sinks=2"
 """Settings under which sixty tokens are compressed."""
 WINDOWED = {"window": 16, "sinks": 2, "global_layers": "1"}
 STILL = (
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "phi",
-    "phi3",
-    "mixtral",
-    "starcoder2",
-    "smollm3",
-    "olmo2",
+    "llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "mixtral", "starcoder2", "smollm3", "olmo2",
     "gpt_neox",
-)
+)  # fmt: skip
 LOAD_REMOTE = """
 import sys, torch
 from transformers import AutoModelForCausalLM
-for folder in sys.argv[1:]:
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+# Each brings its own copy of the code, and all are there before the first one runs.
+models = {
+    folder: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    for folder in sys.argv[1:]
+}
+for folder, model in models.items():
     cache = model(torch.load("tokens.pt")[:, :-1]).past_key_values
     logits = model(torch.load("tokens.pt")[:, -1:], past_key_values=cache).logits
     torch.save((logits.detach(), cache.nbytes), folder + ".pt")

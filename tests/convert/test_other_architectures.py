@@ -70,6 +70,9 @@ def test_buffers_that_nobody_reads_stay_behind(family: str, make_checkpoint, tmp
     convert(Request(str(source), tmp_path / "fewer", kv_heads=2, verify="full"))
     convert(Request(str(source), tmp_path / "same", kv_heads=8))
     assert load_file(tmp_path / "fewer" / "model.safetensors").keys() == tensors.keys()
+    if record.windowed:
+        convert(Request(str(source), tmp_path / "window", window=8, sinks=2, verify="full"))
+        assert load_file(tmp_path / "window" / "model.safetensors").keys() == tensors.keys()
     assert load_file(tmp_path / "same" / "model.safetensors").keys() == tensors.keys() | buffers.keys()
 
 
@@ -128,8 +131,8 @@ for folder in sys.argv[2:]:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", [pytest.param("patches", marks=pytest.mark.thorough), "remote"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("way", ["patches", "remote"])
 def test_grouped_results_compute_what_equal_heads_compute(way: str, make_checkpoint, tmp_path: Path) -> None:
     families = [name for name, family in FAMILIES.items() if not family.grouped]
     for name in families:

@@ -1,7 +1,5 @@
 """``python -m eval cache``: the whole command on the tiny checkpoint, what its numbers mean, its refusals."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -225,12 +223,6 @@ def test_refusals_are_one_line(arguments: list[str], parts: list[str], tmp_path:
     assert line.startswith("error: ") and not (tmp_path / "out/results.json").exists()
     for part in parts:
         assert part in line
-
-
-def test_the_help_leads_here() -> None:
-    command = [sys.executable, "-m", "eval", "--help"]
-    shown = subprocess.run(command, cwd=TINY.parents[2], capture_output=True, text=True, check=True).stdout
-    assert "python -m eval cache" in " ".join(shown.split())
 
 
 def test_the_dtype_is_that_of_the_checkpoint() -> None:

@@ -56,6 +56,16 @@ def test_bytes_do_not_depend_on_how_tokens_come(name, tokens):
 
 
 @NAMES
+def test_under_autocast_it_is_near_what_it_is_without(name):
+    model, tokens = build().float(), draw(2, 90)
+    wanted = feed(model, cache_of(model, name), tokens, 60, 80)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = feed(model, cache_of(model, name), tokens, 60, 80)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), wanted, atol=0.3, rtol=0.1)
+
+
+@NAMES
 def test_with_room_for_everything_it_is_the_full_cache(name):
     model, (tokens, mask) = build(), padded()
     for options in ({}, {"num_beams": 3}, {"prefill_chunk_size": 7}):

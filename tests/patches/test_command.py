@@ -58,6 +58,7 @@ def test_the_selection_follows_the_refusals(monkeypatch):
     assert all(row.here in BACKENDS for row in rows if row.device == "cpu")
 
 
+@pytest.mark.thorough
 def test_quick_check_passes_in_a_process_of_its_own():
     words = [sys.executable, "-m", "patches", "check", "--quick", "--backend", "sdpa", "--device", "cpu"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])

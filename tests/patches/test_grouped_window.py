@@ -67,7 +67,8 @@ def test_lora_on_the_fused_projection_trains_decodes_and_merges():
     base = windowed_model("gpt_neox")
     model = get_peft_model(base, LoraConfig(r=2, target_modules=["query_key_value"]))
     model.train()(tokens(), labels=tokens()).loss.backward()
-    assert all("lora" in name for name, weight in model.named_parameters() if weight.grad is not None)
+    got = {name for name, weight in model.named_parameters() if weight.grad is not None}
+    assert got and got == {name for name, _ in model.named_parameters() if "lora" in name}
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:

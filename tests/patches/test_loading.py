@@ -29,6 +29,7 @@ def test_save_and_load_through_the_auto_classes(family, tmp_path):
     assert AutoConfig.from_pretrained(tmp_path).attention_window == model.config.attention_window
 
 
+@pytest.mark.thorough
 def test_a_fresh_process_needs_only_the_import(tmp_path):
     model = windowed_model("llama")
     model.save_pretrained(tmp_path)

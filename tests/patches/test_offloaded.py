@@ -75,7 +75,7 @@ def test_on_cuda_only_one_offloaded_layer_is_on_the_device():
     [
         ("sliding_window", "a sliding window without sinks.*leave it out"),
         ("hybrid_chunked", "a sliding window without sinks.*leave it out"),
-        ("quantized", "quantize every token.*leave it out"),
+        ("quantized", r"no sinks and no window.*make_cache\(model, 'int8'\)"),
         ("offloaded_static", "choose 'static' or 'offloaded'"),
         ("paged", "keeps its own pages"),
     ],
@@ -99,7 +99,7 @@ def test_two_answers_to_which_cache_are_refused():
         generate(
             model, tokens, cache_implementation="static", past_key_values=patches.WindowedCache(model.config)
         )
-    with pytest.raises(patches.PolicyError, match="DynamicCache, which does not keep sinks"):
+    with pytest.raises(patches.PolicyError, match="DynamicCache; this model keeps its tokens in its own"):
         generate(model, tokens, past_key_values=DynamicCache())
     with pytest.raises(patches.PolicyError, match="a static cache cannot be offloaded"):
         patches.WindowedCache(model.config, max_length=9, offload=True)

@@ -109,3 +109,28 @@ def test_fused_projections_train_and_merge_to_what_was_trained(tmp_path, family,
     kept = {name: value for name, value in before.state_dict().items() if "attn" not in name}
     unchanged = [name for name in kept if "attention" not in name]
     assert unchanged and all(torch.equal(kept[name], after.state_dict()[name]) for name in unchanged)
+
+
+def test_sink_logits_of_a_family_with_names_of_its_own_are_merged(tmp_path):
+    dense, converted = source(tmp_path / "source", "gpt_neox"), tmp_path / "converted"
+    convert(Request(str(dense), converted, kv_heads=2, window=16, sinks=2))
+    part = UptrainPart.model_validate(
+        {
+            "data": {"kind": "tiny", "documents": 20, "tokens": 64, "needle_share": 0.0},
+            "steps": 3,
+            "length": 64,
+            "batch_size": 2,
+            "learning_rate": 0.01,
+            "warmup_steps": 0,
+            "lora": {"rank": 4, "sink_logits": True},
+        }
+    )
+    model, history = train(part, dense, converted, tmp_path / "log", False, Reporter(None))
+    save_merged(model, converted, tmp_path / "merged", history)
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    tokens = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        trained = model.eval()(input_ids=tokens, use_cache=False).logits
+        torch.testing.assert_close(after(input_ids=tokens).logits, trained, rtol=1e-5, atol=1e-5)
+    logits = [name for name in load_file(tmp_path / "merged" / "model.safetensors") if "sink_logits" in name]
+    assert logits == [f"gpt_neox.layers.{layer}.attention.sink_logits.weight" for layer in range(2)]

@@ -150,6 +150,7 @@ def test_halves_in_bfloat16_train_nearly_as_one(source: Path, alone: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_mistake_ends_every_process_with_one_line_each(source: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()
