@@ -84,10 +84,11 @@ def one_process(tmp_path):
     torch.distributed.destroy_process_group()
 
 
-def test_sharded_parameters_train_the_same(one_process):
-    plain, sharded = (windowed_model("llama").train() for _ in range(2))
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_sharded_parameters_train_the_same(family, one_process):
+    plain, sharded = (windowed_model(family).train() for _ in range(2))
     mesh = torch.distributed.init_device_mesh("cpu", (1,))
-    for layer in sharded.model.layers:
+    for layer in sharded.base_model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
     for model in (plain, sharded):
@@ -107,8 +108,9 @@ def test_compiling_a_forward_pass_breaks_no_graph(backend):
             torch.testing.assert_close(compiled(rows(length), use_cache=False).logits, expected)
 
 
-def test_compiled_training_gives_the_same_gradients():
-    plain, model = (windowed_model("llama", num_hidden_layers=2).train() for _ in range(2))
+@pytest.mark.parametrize("family", ["llama", pytest.param("gpt_neox", marks=pytest.mark.thorough)])
+def test_compiled_training_gives_the_same_gradients(family):
+    plain, model = (windowed_model(family, num_hidden_layers=2).train() for _ in range(2))
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     for each in (plain, compiled):
         each(rows(), labels=rows(), use_cache=False).loss.backward()
