@@ -102,7 +102,8 @@ class Combination:
         """The cache, as it is allocated."""
         heads, kept = (self.kv_heads,) * model.layers, self.kept
         # Layers of ours are allocated at once or with room; those of transformers grow token by token.
-        ours = self.sinks > 0 or not kept.plain
+        fewer = model.windowed and not model.grouped and self.kv_heads < model.kv_heads
+        ours = self.sinks > 0 or not kept.plain or fewer
         return CacheShape(
             heads, model.head_dim, model.element_bytes, self.slots(model), ours, self.sinks, kept
         )

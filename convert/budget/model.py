@@ -35,6 +35,7 @@ class Model:
         windows: Each layer's own window in tokens, None for full attention.
         estimated: Whether the parameters are an estimate from the shapes.
         windowed: Whether its family has a class of ours.
+        grouped: Whether the architecture itself can have fewer KV heads.
     """
 
     name: str | None
@@ -51,6 +52,7 @@ class Model:
     windows: tuple[int | None, ...]
     estimated: bool = False
     windowed: bool = True
+    grouped: bool = True
 
 
 def read_model(name: str) -> Model:
@@ -121,6 +123,7 @@ def _from_config(name: str, config: Mapping[str, Any], parameters: int, nbytes: 
         ELEMENT_BYTES.get(stored, 4 if nbytes >= 4 * parameters else 2),
         shape.windows,
         windowed=family.windowed,
+        grouped=family.grouped,
     )
 
 

@@ -61,6 +61,22 @@ def test_predicted_bytes_are_those_of_a_live_cache(combination, decoded, tmp_pat
     assert predicted.per_request == pytest.approx(cache.nbytes, rel=0.01)
 
 
+@pytest.mark.parametrize("kv_heads", [8, 2])
+def test_fewer_heads_may_mean_a_cache_of_ours(kv_heads, make_checkpoint, tmp_path):
+    """A GPT-NeoX with all of its heads is of transformers, whose cache has no room ahead."""
+    source, tokens = make_checkpoint("gpt_neox"), 700
+    folder = source
+    if kv_heads == 2:
+        folder = tmp_path / "out"
+        convert(Request(str(source), folder, kv_heads=kv_heads))
+    with torch.no_grad():
+        cache = patches.load(folder)[0](torch.ones(1, tokens, dtype=torch.long)).past_key_values
+    held = sum(
+        store.untyped_storage().nbytes() for each in cache.layers for store in (each.keys, each.values)
+    )
+    assert count_costs(read_model(str(source)), H100, Combination(kv_heads), tokens, 1).per_request == held
+
+
 @pytest.mark.parametrize(("policy", "bits"), [("int8", 9), ("int4", 5)])
 def test_bits_per_number_count_scales_and_zero_points(policy, bits):
     """32 numbers share a scale and a zero point of 16 bits each: one bit more for each of them."""
