@@ -160,7 +160,7 @@ def test_attention_weights_come_from_eager_alone():
 @pytest.mark.parametrize(
     "options,said",
     [
-        ({"past_key_values": DynamicCache()}, "DynamicCache, which does not keep sinks"),
+        ({"past_key_values": DynamicCache()}, "DynamicCache; this model keeps its tokens in its own"),
         ({"prompt_lookup_num_tokens": 2}, "assisted generation takes rejected tokens back"),
     ],
 )
