@@ -55,9 +55,11 @@ class Target:
             return False
         # A short write need not end at a block; writing its last block again is harmless.
         moved -= moved % BLOCK_BYTES
-        if moved < len(blocks):
-            return moved > 0 and self.write_direct(at + moved, blocks[moved:])
-        return True
+        if moved in (0, len(blocks)):
+            return moved > 0
+        # Let go of when the disk turns out to be full: the mapping behind it could not be closed.
+        with blocks[moved:] as rest:
+            return self.write_direct(at + moved, rest)
 
     def flush(self) -> None:
         """Force everything to disk and empty the page cache of it, so that reading it again proves it.

@@ -1,5 +1,6 @@
 """Sources and disks that mean no good: one line, exit 2, nothing written, nothing run."""
 
+import errno
 import json
 import os
 import resource
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from convert.weights.copying import copy_range
+from convert.weights.target import BLOCK_BYTES, Target
 from tests.convert.slowly import start
 
 REPOSITORY = Path(__file__).parents[2]
@@ -162,6 +165,26 @@ def test_disk_that_is_full(shard: str, make_checkpoint, run, tmp_path: Path, mon
         assert [path.name for path in place.iterdir()] == ["out"]
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_fills_up_within_a_write_says_that_it_is_full(tmp_path: Path, monkeypatch) -> None:
+    write, written = os.pwrite, []
+
+    def fill_up(descriptor: int, content: memoryview, at: int) -> int:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(at)
+        return write(descriptor, content[:BLOCK_BYTES], at)
+
+    (tmp_path / "source").write_bytes(bytes(4 * BLOCK_BYTES))
+    target = Target(tmp_path / "target", 4 * BLOCK_BYTES, sync=False)
+    # Whether this file system takes direct writes or not.
+    target._direct = os.dup(target.descriptor)
+    monkeypatch.setattr(os, "pwrite", fill_up)
+    with (tmp_path / "source").open("rb") as source, pytest.raises(OSError) as raised:
+        copy_range(source.fileno(), target, 0, 0, 4 * BLOCK_BYTES, lambda _: None)
+    target.close()
+    assert raised.value.errno == errno.ENOSPC and written == [0]
 
 
 @pytest.mark.parametrize("method", ["mean", "first", "random"])
