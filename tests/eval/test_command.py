@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from typer.testing import CliRunner
 from eval.__main__ import app
 from eval.retrieval import KINDS
 from eval.suite import suite_names
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -96,11 +93,9 @@ def test_it_ends_with_the_report(dense: Path, sliding: Path, tmp_path: Path) -> 
     suite = tmp_path / "small.yaml"
     suite.write_text("name: small\nperplexity: {length: 64, contexts: 2}\nfootprint: {lengths: [64]}\n")
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "eval", f"source={dense}", f"windowed={sliding}"]
-    command += ["--suite", str(suite), "--output", str(output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    arguments = [f"source={dense}", f"windowed={sliding}", "--suite", str(suite), "--output", str(output)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and done.stderr == "", done.stderr
     lines = done.stdout.strip().splitlines()
     assert lines[-1] == f"report: {output / 'report.html'}"
     assert "source: perplexity: " in lines[0]

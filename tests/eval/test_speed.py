@@ -145,6 +145,7 @@ def test_a_checkpoint_brings_shape_weights_and_hidden_states(dense: Path, tmp_pa
     assert {"headroom sdpa", "transformers' sliding window", "transformers' dynamic cache"} <= timed
 
 
+@pytest.mark.thorough
 def test_the_command_in_a_process_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eval", "speed", "--shape", "tiny", *FORWARD_ALONE, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -122,6 +122,12 @@ def test_sink_logits_are_added_trained_and_merged(student, tmp_path, bare):
     with torch.no_grad():
         got = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(TOKENS).logits
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    if bare:
+        assert_loads_elsewhere(tmp_path, wanted)
+
+
+def assert_loads_elsewhere(tmp_path: Path, wanted: torch.Tensor) -> None:
+    """The merged checkpoint gives ``wanted`` where Headroom is not."""
     code = (
         "import sys, torch\nfrom transformers import AutoModelForCausalLM\n"
         "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
