@@ -57,7 +57,7 @@ def _attend_into(
 ) -> None:
     """Without gradients: the late queries in two parts where they can, the others block by block."""
     parts = split(key, value, frame)
-    block = 2 * _block_size(query.shape[1] // key.shape[1], frame.window)
+    block = _block_size(query.shape[1] // key.shape[1], frame.window)
     end = inside.first_query(query, parts, frame, scoring, block)
     if end < frame.tokens:
         inside.attend(query, parts, frame, scoring, block, end, output)
