@@ -35,22 +35,33 @@ def attend_documents(
     Returns:
         ``[B, H, T, D]``, zeros for tokens of no document.
     """
-    rows: list[list[Tensor]] = [[] for _ in query]
-    ends = [0] * len(rows)
+    inputs = [query, key, value] + ([] if scoring.sink_query is None else [scoring.sink_query])
+    lengths = _lengths(documents, query.shape[0], query.shape[2])
+    # Splits and no slices: the gradient of a slice is as large as the row that it was cut from.
+    rows = [
+        [tensor.split(its, dim=2) for tensor in row]
+        for its, *row in zip(lengths, *(tensor.split(1) for tensor in inputs), strict=True)
+    ]
+    outputs = []
+    for row in rows:
+        pieces = []
+        for index, (own_query, own_key, own_value, *met) in enumerate(zip(*row, strict=True)):
+            if index % 2 == 0:
+                pieces.append(torch.zeros_like(own_query))
+                continue
+            alone = Frame(Step(0, policy=frame.step.policy), own_query.shape[2], frame.window, frame.sinks)
+            own = replace(scoring, sink_query=met[0]) if met else scoring
+            pieces.append(attend(own_query, own_key, own_value, alone, own)[0])
+        outputs.append(torch.cat(pieces, dim=2))
+    return torch.cat(outputs)
+
+
+def _lengths(documents: Sequence[Document], rows: int, tokens: int) -> list[list[int]]:
+    """Tokens of every row's documents and of what lies before, between and behind them, which comes first."""
+    lengths: list[list[int]] = [[] for _ in range(rows)]
     for document in documents:
-        part = (slice(document.row, document.row + 1), slice(None), slice(document.begin, document.end))
-        own = scoring
-        if scoring.sink_query is not None:
-            own = replace(scoring, sink_query=scoring.sink_query[part])
-        alone = Frame(Step(0, policy=frame.step.policy), document.length, frame.window, frame.sinks)
-        _pad(rows[document.row], query, document.begin - ends[document.row])
-        rows[document.row].append(attend(query[part], key[part], value[part], alone, own)[0])
-        ends[document.row] = document.end
-    for pieces, end in zip(rows, ends, strict=True):
-        _pad(pieces, query, query.shape[2] - end)
-    return torch.cat([torch.cat(pieces, dim=2) for pieces in rows])
-
-
-def _pad(pieces: list[Tensor], query: Tensor, tokens: int) -> None:
-    if tokens:
-        pieces.append(query.new_zeros(1, query.shape[1], tokens, query.shape[3]))
+        row = lengths[document.row]
+        row += [document.begin - sum(row), document.length]
+    for row in lengths:
+        row.append(tokens - sum(row))
+    return lengths

@@ -17,6 +17,7 @@ from patches.attention.block_masks import Block, mask_of, ragged_mask
 from patches.attention.explicit import products, weigh
 from patches.attention.parts import Parts, split
 from patches.attention.scoring import Scoring
+from patches.attention.stretches import Joined, Pieces
 from patches.frame import Frame
 
 ROWS = 256
@@ -73,16 +74,20 @@ def _blocks(
     query: Tensor, parts: Parts, frame: Frame, scoring: Scoring, end: int, trained: bool
 ) -> Iterator[Tensor]:
     """The output ``[B, K, G, rows, D]`` of every block of the queries before ``end``, the last one first."""
+    size = _block_size(query.shape[1] // parts.keys.shape[1], frame.window)
     columns = parts.keys.shape[2] - frame.tokens + end
     if isinstance(parts.first, int):
         columns = max(columns, parts.first)
-    joined = (
-        _Joined(parts.keys[:, :, :columns], parts.sink_keys, trained),
-        _Joined(parts.values[:, :, :columns], parts.sink_values, trained),
+    key, value = (
+        Pieces(stored[:, :, :columns], sinks, size) if trained else Joined(stored[:, :, :columns], sinks)
+        for stored, sinks in ((parts.keys, parts.sink_keys), (parts.values, parts.sink_values))
     )
-    size = _block_size(query.shape[1] // parts.keys.shape[1], frame.window)
+    rows = query[:, :, :end].split(size, dim=2)
+    met = None if scoring.sink_query is None else scoring.sink_query[:, :, :end].split(size, dim=2)
     for begin in reversed(range(0, end, size)):
-        yield _attend_block(query, parts, joined, frame, begin, min(begin + size, end), size, scoring)
+        index = begin // size
+        own = scoring if met is None else replace(scoring, sink_query=met[index])
+        yield _attend_block(rows[index], key, value, parts, frame, begin, size, own)
 
 
 def _block_size(groups: int, window: int | None) -> int:
@@ -99,61 +104,39 @@ def _attend_slots(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scori
     return _weighed(query, key, value, seen, slice(0, frame.sinks), scoring).flatten(1, 2)
 
 
-class _Joined:
-    """Keys or values with the sinks behind any stretch of them.
-
-    Without gradients there is one copy for all blocks: the sinks are written over what follows a stretch, so
-    stretches must be asked for from the last to the first.
-    """
-
-    def __init__(self, stored: Tensor, sinks: Tensor, trained: bool):
-        self.stored, self.sinks = stored, sinks
-        self.room = None if trained or not sinks.shape[2] else torch.cat([stored, sinks], dim=2)
-
-    def stretch(self, low: int, high: int) -> Tensor:
-        """Columns ``[low, high)`` and the sinks, ``[B, K, high - low + S, D]``."""
-        if self.room is None:
-            part = self.stored[:, :, low:high]
-            return torch.cat([part, self.sinks], dim=2) if self.sinks.shape[2] else part
-        end = high + self.sinks.shape[2]
-        self.room[:, :, high:end] = self.sinks
-        return self.room[:, :, low:end]
-
-
 def _attend_block(
     query: Tensor,
+    keys: Joined | Pieces,
+    values: Joined | Pieces,
     parts: Parts,
-    joined: tuple[_Joined, _Joined],
     frame: Frame,
     begin: int,
-    end: int,
     size: int,
     scoring: Scoring,
 ) -> Tensor:
-    """Queries ``[begin, end)`` against the keys from the oldest to the newest they see, and the sinks.
+    """Queries from ``begin`` on against the keys from the oldest to the newest they see, and the sinks.
 
-    Returns ``[B, K, G, end - begin, D]``.
+    Returns ``[B, K, G, rows, D]`` for ``[B, H, rows, D]``, of which a full block has ``size``.
     """
+    rows = query.shape[2]
     offset = parts.keys.shape[2] - frame.tokens
     low = 0 if frame.window is None else max(offset + begin - frame.window + 1, 0)
     if isinstance(parts.first, int):
         low = max(low, parts.first)
-    high = max(offset + end, low)
-    key, value = (tensor.stretch(low, high) for tensor in joined)
+    high = max(offset + begin + rows, low)
+    key, value = keys.stretch(low, high), values.stretch(low, high)
     if isinstance(parts.first, int) and isinstance(frame.first, int):
         sinks = parts.sink_keys.shape[2]
         first_query = min(frame.first + begin, sinks)
         block = Block(
-            end - begin, high - low, offset + begin - low, first_query, sinks, frame.window,
+            rows, high - low, offset + begin - low, first_query, sinks, frame.window,
             query.shape[1] // key.shape[1] if scoring.plain else 1, query.dtype if scoring.plain else None,
         )  # fmt: skip
-        full = end - begin == size and first_query == sinks
+        full = rows == size and first_query == sinks
         mask = mask_of(block, offset + frame.tokens if full else 0, query.device)
     else:
-        mask = ragged_mask(parts, frame, begin, end, low, high, query.device)
-    if scoring.sink_query is not None:
-        scoring = replace(scoring, sink_query=scoring.sink_query[:, :, begin:end])
-    return _weighed(query[:, :, begin:end], key, value, mask, slice(high - low, None), scoring)
+        mask = ragged_mask(parts, frame, begin, begin + rows, low, high, query.device)
+    return _weighed(query, key, value, mask, slice(high - low, None), scoring)
 
 
 def _weighed(

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from patches.attention import block_masks, eager, inside, sdpa
+from patches.attention.documents import attend_documents
 from patches.attention.scoring import Scoring
-from patches.frame import Frame, Step
+from patches.frame import Document, Frame, Step
 
 
 @pytest.mark.parametrize("heads,kv_heads", [(1, 1), (4, 1), (8, 1)])
@@ -126,3 +129,49 @@ def test_an_inside_is_left_to_masks_where_it_has_no_kernel(reason, short_inside)
     query, key, value = inputs(frame, 2, 2, torch.float32)
     sdpa.attend(query.requires_grad_(reason == "trained"), key, value, frame, scoring)
     assert short_inside == []
+
+
+class Written(TorchDispatchMode):
+    """Counts the elements of every tensor that comes out of an operation and is no view."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if not any(each.alias_info is not None for each in function._schema.returns):
+            self.elements += sum(each.numel() for each in tree_leaves(output) if torch.is_tensor(each))
+        return output
+
+
+def written_by_training(attend, tokens):
+    """Elements written by a forward and a backward pass over ``tokens`` tokens."""
+    inputs = [torch.randn(1, heads, tokens, 8, requires_grad=True) for heads in (4, 1, 1)]
+    with Written() as written:
+        attend(*inputs).sum().backward()
+    return written.elements
+
+
+@pytest.mark.parametrize("sinks,softcap", [(3, None), (0, None), (3, 5.0)])
+def test_the_work_of_training_grows_with_the_length(sinks, softcap):
+    def attend(query, key, value):
+        frame, scoring = Frame(Step(0), query.shape[2], 100, sinks), Scoring(8**-0.5, softcap=softcap)
+        return sdpa.attend(query, key, value, frame, scoring)[0]
+
+    # A little more than 8 times: the first blocks see fewer keys.
+    assert written_by_training(attend, 8 * 1024) < 9.5 * written_by_training(attend, 1024)
+
+
+def test_the_work_of_training_on_packed_documents_does_not_grow_with_their_number():
+    def attend(query, key, value, length):
+        tokens = query.shape[2]
+        documents = [Document(0, begin, begin + length) for begin in range(0, tokens, length)]
+        frame, scoring = Frame(Step(0), tokens, 100, 3), Scoring(8**-0.5)
+        return attend_documents(sdpa.attend, query, key, value, frame, scoring, documents)
+
+    few, many = (
+        written_by_training(lambda *inputs, length=length: attend(*inputs, length), 1024)
+        for length in (512, 32)
+    )
+    assert many < 1.2 * few
