@@ -1,8 +1,8 @@
 """Blocked attention on ``scaled_dot_product_attention``: any device, any dtype, memory linear in the length.
 
 A block of queries meets only the slice of keys that it can see, and behind them the sinks
-(``patches.attention.block_masks``). On a CPU blocks far inside a long window go in two parts
-(``patches.attention.inside``).
+(``patches.attention.block_masks``). On a CPU blocks whose window is full go several at once
+(``patches.attention.full_blocks``).
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from patches.attention import inside
+from patches.attention import full_blocks
 from patches.attention.block_masks import Block, mask_of, ragged_mask
 from patches.attention.explicit import products, weigh
 from patches.attention.parts import Parts, split
@@ -56,12 +56,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Sco
 def _attend_into(
     output: Tensor, query: Tensor, key: Tensor, value: Tensor, frame: Frame, scoring: Scoring
 ) -> None:
-    """Without gradients: the late queries in two parts where they can, the others block by block."""
+    """Without gradients: the late queries many at once where they can, the others block by block."""
     parts = split(key, value, frame)
     block = _block_size(query.shape[1] // key.shape[1], frame.window)
-    end = inside.first_query(query, parts, frame, scoring, block)
+    end = full_blocks.first_query(query, parts, frame, scoring, block)
     if end < frame.tokens:
-        inside.attend(query, parts, frame, scoring, block, end, output)
+        full_blocks.attend(query, parts, frame, scoring, block, end, output)
     # Blocks that are kept until the end would take the memory of the output once more.
     by_kv_head = output.unflatten(1, (key.shape[1], -1))
     for attended in _blocks(query, parts, frame, scoring, end, trained=False):

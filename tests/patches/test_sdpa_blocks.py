@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from patches.attention import block_masks, eager, inside, sdpa
+from patches.attention import block_masks, eager, full_blocks, sdpa
 from patches.attention.documents import attend_documents
 from patches.attention.scoring import Scoring
 from patches.frame import Document, Frame, Step
@@ -29,23 +29,24 @@ def test_blocks_before_and_after_the_window_is_full(heads, kv_heads, window, tok
 
 def test_full_blocks_share_one_mask():
     block_masks.kept_mask.cache_clear()
-    query = torch.randn(1, 1, 256 * 9, 4)
+    query = torch.randn(1, 1, 256 * 9, 4, requires_grad=True)
     sdpa.attend(query, query, query, Frame(Step(0), 256 * 9, 300, 2), Scoring(0.5))
     assert block_masks.kept_mask.cache_info().currsize == 2
 
 
-@pytest.fixture
-def short_inside(monkeypatch):
-    """Two parts from a window of 20 on, in blocks of 8; counts the blocks that went so."""
+@pytest.fixture(params=[20, 1000], ids=["inside and edges", "one mask"])
+def small_blocks(request, monkeypatch):
+    """Blocks of 8, three in one call, of two parts or one; counts the blocks that went together."""
     served = []
-    attend = inside.attend
+    attend = full_blocks.attend
 
     def counted(query, parts, frame, scoring, block, begin, output):
         served.append((frame.tokens - begin) // block)
+        monkeypatch.setattr(full_blocks, "QUERY_ELEMENTS", 3 * 8 * query.shape[1] * query.shape[3])
         attend(query, parts, frame, scoring, block, begin, output)
 
-    monkeypatch.setattr(inside, "WINDOW_MIN", 20)
-    monkeypatch.setattr(inside, "attend", counted)
+    monkeypatch.setattr(full_blocks, "INSIDE_MIN", request.param)
+    monkeypatch.setattr(full_blocks, "attend", counted)
     monkeypatch.setattr(sdpa, "_block_size", lambda groups, window: 8)
     return served
 
@@ -65,10 +66,10 @@ def inputs(frame, heads, kv_heads, dtype):
 @pytest.mark.parametrize("sinks", [0, 3])
 @pytest.mark.parametrize("past,window,tokens,blocks", [
     (0, 20, 100, 10), (0, 24, 30, 0), (0, 24, 31, 1), (7, 24, 100, 10), (60, 20, 8, 1), (60, 33, 50, 6),
-    (60, 22, 24, 3), (60, 19, 50, 0),
+    (60, 22, 24, 3), (60, 16, 50, 6), (2, 5, 46, 5), (0, 1, 70, 8),
 ])  # fmt: skip
 def test_an_inside_and_edges_are_one_softmax(
-    heads, kv_heads, sinks, past, window, tokens, blocks, short_inside
+    heads, kv_heads, sinks, past, window, tokens, blocks, small_blocks
 ):
     if past == 0:
         tokens += sinks
@@ -76,22 +77,22 @@ def test_an_inside_and_edges_are_one_softmax(
     given = inputs(frame, heads, kv_heads, torch.float64)
     got = sdpa.attend(*given, frame, scoring)[0]
     torch.testing.assert_close(got, eager.attend(*given, frame, scoring)[0])
-    assert sum(short_inside) == blocks
+    assert sum(small_blocks) == blocks
 
 
 @pytest.mark.parametrize("sinks", [0, 3])
 @pytest.mark.parametrize("past", [21, 22, 23, 24, 25, 26, 27, 80])
 @pytest.mark.parametrize("tokens", [8, 9, 10, 17])
-def test_a_chunk_whose_last_queries_fill_blocks(past, tokens, sinks, short_inside):
+def test_a_chunk_whose_last_queries_fill_blocks(past, tokens, sinks, small_blocks):
     frame, scoring = Frame(Step(past), tokens, 24, sinks), Scoring(8**-0.5)
     given = inputs(frame, 2, 1, torch.float64)
     got = sdpa.attend(*given, frame, scoring)[0]
     torch.testing.assert_close(got, eager.attend(*given, frame, scoring)[0])
     full = past >= 23 + sinks
-    assert sum(short_inside) == ((tokens if full else max(tokens - (23 + sinks - past), 0)) // 8)
+    assert sum(small_blocks) == ((tokens if full else max(tokens - (23 + sinks - past), 0)) // 8)
 
 
-def test_an_inside_of_tensors_of_any_kind(short_inside):
+def test_an_inside_of_tensors_of_any_kind(small_blocks):
     frame, scoring = Frame(Step(0), 90, 24, 3), Scoring(8**-0.5)
     query, key, value = inputs(frame, 4, 2, torch.float32)
     want = eager.attend(query, key, value, frame, scoring)[0]
@@ -102,33 +103,33 @@ def test_an_inside_of_tensors_of_any_kind(short_inside):
         for axes in ((1, 2), (2, 3))
     )
     torch.testing.assert_close(sdpa.attend(*by_token, frame, scoring)[0], want)
-    assert short_inside == [8, 8]
+    assert small_blocks == [8, 8]
     torch.testing.assert_close(sdpa.attend(*by_dim, frame, scoring)[0], want)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = sdpa.attend(query, key, value.bfloat16(), frame, scoring)[0]
     torch.testing.assert_close(mixed.float(), want, atol=0.03, rtol=0.03)
-    assert short_inside == [8, 8]
+    assert small_blocks == [8, 8]
 
 
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_an_inside_and_edges_in_the_dtypes_of_models(dtype, tolerance, short_inside):
+def test_an_inside_and_edges_in_the_dtypes_of_models(dtype, tolerance, small_blocks):
     frame, scoring = Frame(Step(0), 90, 24, 3), Scoring(8**-0.5)
     given = inputs(frame, 4, 2, dtype)
     got = sdpa.attend(*given, frame, scoring)[0]
     want = eager.attend(*(tensor.double() for tensor in given), frame, scoring)[0]
     assert got.dtype == dtype
-    assert short_inside == [8]
+    assert small_blocks == [8]
     torch.testing.assert_close(got.double(), want, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("reason", ["trained", "softcap", "dropout", "ragged"])
-def test_an_inside_is_left_to_masks_where_it_has_no_kernel(reason, short_inside):
+def test_an_inside_is_left_to_masks_where_it_has_no_kernel(reason, small_blocks):
     starts = torch.tensor([0, 4]) if reason == "ragged" else None
     frame = Frame(Step(0, starts), 90, 24, 3)
     scoring = Scoring(0.3, 0.5 if reason == "dropout" else 0.0, 5.0 if reason == "softcap" else None)
     query, key, value = inputs(frame, 2, 2, torch.float32)
     sdpa.attend(query.requires_grad_(reason == "trained"), key, value, frame, scoring)
-    assert short_inside == []
+    assert small_blocks == []
 
 
 class Written(TorchDispatchMode):
