@@ -6,10 +6,10 @@ from transformers import PreTrainedConfig
 
 from patches.attention.backends import AUTO
 from patches.cache.policies import KvCache
+from patches.copies import remote
 from patches.heads import check_per_layer
 from patches.policy import PolicyError, WindowPolicy
 
-REMOTE_PACKAGE = "transformers_modules"
 GLOBAL, WINDOWED, NATIVE_WINDOW = "full_attention", "sinks_and_window", "sliding_attention"
 COMPRESSED = "full_attention_compressed"
 
@@ -20,7 +20,7 @@ class OwnCodeConfigMixin:
     def to_dict(self) -> dict[str, Any]:
         """As JSON; a model loaded by ``import patches`` has no code files to save, so it names none."""
         entry: dict[str, Any] = super().to_dict()  # type: ignore[misc]
-        if not type(self).__module__.startswith(REMOTE_PACKAGE):
+        if not remote(type(self).__module__):
             entry.pop("auto_map", None)
         return entry
 

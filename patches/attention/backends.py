@@ -12,6 +12,7 @@ from transformers.utils import logging
 from patches.attention import decode, eager, flash, flex, fused, sdpa, stored
 from patches.attention.documents import Attend, attend_documents
 from patches.attention.scoring import Scoring
+from patches.copies import TAG
 from patches.frame import Frame, Step
 from patches.kernels import language
 from patches.policy import PolicyError
@@ -19,7 +20,7 @@ from patches.sink_logits import sink_logits_of
 
 logger = logging.get_logger("headroom.patches")
 
-PREFIX = "windowed_"
+PREFIX = f"windowed_{TAG}"
 AUTO = PREFIX + "auto"
 
 

@@ -7,19 +7,17 @@ the step may come along: the one program that its column belongs to writes it.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from patches.copies import TAG
 from patches.kernels.language import jit, padded, tl
 from patches.kernels.splits import choose_splits, merge_splits
 from patches.kernels.tensors import on_device_of
 
-# A checkpoint that carries this code may be loaded beside the package; each copy has operators of its own.
-NAMESPACE = "headroom::" + re.sub(r"\W", "_", __name__)
 TILE_ROWS = 16
 """Rows of the smallest matrix product: a group of query heads is padded to them."""
 
@@ -144,7 +142,7 @@ class Reading:
     splits: int = 0
 
 
-@torch.library.custom_op(f"{NAMESPACE}_decode", mutates_args=())
+@torch.library.custom_op(f"headroom::{TAG}decode", mutates_args=())
 def decode(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor | None, lasts: Tensor | None, sinks: int,
     scale: float, softcap: float | None, sink_logits: Tensor | None, sink_query: Tensor | None,

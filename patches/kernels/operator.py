@@ -1,19 +1,16 @@
 """The kernels as operators of PyTorch, so that compiling a model meets one node and no break in the graph."""
 
-import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from patches.copies import TAG
 from patches.kernels.launch import Geometry, backward, empty_output, forward
 from patches.kernels.tensors import dense
 
-# A checkpoint that carries this code may be loaded beside the package; each copy has operators of its own.
-NAMESPACE = "headroom::" + re.sub(r"\W", "_", __name__)
 
-
-@torch.library.custom_op(f"{NAMESPACE}_forward", mutates_args=())
+@torch.library.custom_op(f"headroom::{TAG}attend", mutates_args=())
 def attend(
     query: Tensor, key: Tensor, value: Tensor, sink_query: Tensor | None, sink_logits: Tensor | None,
     sinks: int, skipped: int, window: int, first: int, scale: float, softcap: float,
@@ -30,7 +27,7 @@ def _(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return empty_output(query), query.new_empty(query.shape[:3], dtype=torch.float32)
 
 
-@torch.library.custom_op(f"{NAMESPACE}_backward", mutates_args=())
+@torch.library.custom_op(f"headroom::{TAG}attend_backward", mutates_args=())
 def attend_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, sink_query: Tensor | None,
     sink_logits: Tensor | None, output: Tensor, lse: Tensor,

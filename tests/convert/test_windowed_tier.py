@@ -1,6 +1,7 @@
 """Windowed results compute exactly the masked source, with Headroom and where it is not."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,13 @@ from tests.convert.tiny import MIXED
 LOAD_REMOTE = """
 import sys, torch
 from transformers import AutoModelForCausalLM
-for folder in sys.argv[1:]:
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+# Each brings its own copy of the code, and all are there before the first one runs.
+models = {
+    folder: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    for folder in (*sys.argv[1:], "other version")
+}
+del models["other version"]
+for folder, model in models.items():
     with torch.no_grad():
         torch.save(model(torch.load("tokens.pt"), use_cache=False).logits, folder + ".pt")
 assert "patches" not in sys.modules
@@ -56,6 +62,10 @@ def test_windowed_tier_loads_where_headroom_is_not(names, make_checkpoint, tmp_p
     sources = {name: make_checkpoint(name, **CHANGES.get(name, {})) for name in names}
     for family, source in sources.items():
         convert(Request(str(source), tmp_path / family, window=WINDOW, sinks=2, global_layers="1"))
+    other = tmp_path / "other version"
+    shutil.copytree(tmp_path / names[0], other)
+    with (other / "headroom_attention_backends.py").open("a") as code:
+        code.write("\n\ndef attend(*_):\n    raise RuntimeError('not this copy')\n")
     torch.save(TOKENS, tmp_path / "tokens.pt")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}

@@ -1,0 +1,18 @@
+"""The copies of this code in one process: the installed one, and one for each checkpoint that brings its own.
+
+What is registered with torch or transformers by name has another name in every copy, so that checkpoints
+of different versions do not run each other's code.
+"""
+
+from zlib import crc32
+
+REMOTE_PACKAGE = "transformers_modules"
+
+
+def remote(module: str) -> bool:
+    """Whether the module of this name came with a checkpoint."""
+    return module.startswith(REMOTE_PACKAGE)
+
+
+TAG = f"copy_{crc32(__name__.encode()):08x}_" if remote(__name__) else ""
+"""Part of this copy's names."""
