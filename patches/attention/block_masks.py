@@ -5,12 +5,12 @@ last columns. It is kept as numbers to add to the scores: SDPA turns a boolean o
 call, which a CPU takes as long for as for the attention itself.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from patches.attention.kept import kept
 from patches.attention.mask import visible
 from patches.attention.parts import Parts
 from patches.frame import Frame
@@ -62,18 +62,10 @@ def mask_of(block: Block, stored: int, device: torch.device) -> Tensor:
         # As wide as the sequence is long: nothing to keep.
         return block.mask(device)
     if not stored:
-        return kept_mask(block, device)
+        return kept(Block.mask, block, device)
     reach = min(block.window - 1, stored)
     widest = block._replace(columns=reach + block.rows, diagonal=reach)
-    return kept_mask(widest, device)[:, :, reach - block.diagonal :]
-
-
-@lru_cache(maxsize=8)
-def kept_mask(block: Block, device: torch.device) -> Tensor:
-    """The masks of window layers, whose size the window bounds, kept for the next call."""
-    # A mask first built under inference mode could never be saved for a backward pass.
-    with torch.inference_mode(False):
-        return block.mask(device)
+    return kept(Block.mask, widest, device)[:, :, reach - block.diagonal :]
 
 
 def ragged_mask(

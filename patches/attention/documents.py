@@ -46,7 +46,8 @@ def attend_documents(
     for row in rows:
         pieces = []
         for index, (own_query, own_key, own_value, *met) in enumerate(zip(*row, strict=True)):
-            if index % 2 == 0:
+            between_documents = index % 2 == 0
+            if between_documents:
                 pieces.append(torch.zeros_like(own_query))
                 continue
             alone = Frame(Step(0, policy=frame.step.policy), own_query.shape[2], frame.window, frame.sinks)
@@ -59,9 +60,8 @@ def attend_documents(
 def _lengths(documents: Sequence[Document], rows: int, tokens: int) -> list[list[int]]:
     """Tokens of every row's documents and of what lies before, between and behind them, which comes first."""
     lengths: list[list[int]] = [[] for _ in range(rows)]
+    ends = [0] * rows
     for document in documents:
-        row = lengths[document.row]
-        row += [document.begin - sum(row), document.length]
-    for row in lengths:
-        row.append(tokens - sum(row))
-    return lengths
+        lengths[document.row] += [document.begin - ends[document.row], document.length]
+        ends[document.row] = document.end
+    return [[*row, tokens - end] for row, end in zip(lengths, ends, strict=True)]

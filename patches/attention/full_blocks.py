@@ -9,11 +9,10 @@ the block, the block's own tokens and the sinks. The parts merge by their log-su
 (``patches.attention.two_part`` says why).
 """
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
+from patches.attention.kept import kept
 from patches.attention.parts import Parts
 from patches.attention.scoring import Scoring
 from patches.frame import Frame
@@ -21,7 +20,7 @@ from patches.kernels import flash_attention_cpu
 from patches.kernels.flash_attention_cpu import forward
 
 QUERY_ELEMENTS = 1 << 20
-"""Of all queries in one call, about: with more of them blocks push each other out of the caches."""
+"""Blocks go together up to so many numbers in their queries; more push each other out of the caches."""
 TILE = 8
 """Keys come in multiples of this: vectors of floats, of which PyTorch takes a part one by one."""
 INSIDE_MIN = 768
@@ -36,7 +35,7 @@ def first_query(query: Tensor, parts: Parts, frame: Frame, scoring: Scoring, blo
     if not flash_attention_cpu.serves(query, parts.keys, parts.values):
         return tokens
     if torch.is_autocast_enabled("cpu"):
-        # It would have narrowed what it knows.
+        # It narrows what SDPA is given, and does not know this operator.
         return tokens
     full = max(parts.first + frame.window - 1 - (parts.keys.shape[2] - tokens), 0)
     blocks = max(tokens - full, 0) // block
@@ -53,8 +52,7 @@ def attend(
         parts: Keys and values.
         frame: Where they stand; the window is full before ``begin``.
         scoring: A plain one, without dropout.
-        block: Queries of one head per block, at least ``TILE``; in a window of ``INSIDE_MIN`` or more fewer
-            than the window by as much.
+        block: Queries of one head per block, at least ``TILE``; at most the window from ``INSIDE_MIN`` on.
         begin: From ``first_query``.
         output: As ``query``.
 
@@ -65,9 +63,9 @@ def attend(
     groups, sinks = query.shape[1] // heads, parts.sink_keys.shape[2]
     inside = (frame.window - block) // TILE * TILE if frame.window >= INSIDE_MIN else 0
     left = frame.window - 1 - inside
-    # Keys to the right of the left edge once more, hidden.
+    # Keys that are there anyway once more, hidden.
     spare = -(left + block + sinks) % TILE
-    mask = _edge_mask(frame.window, left, spare, block, sinks, groups, query.dtype)
+    mask = kept(_edge_mask, frame.window, left, spare, block, sinks, groups, query.dtype)
     together = max(QUERY_ELEMENTS // (block * query.shape[1] * query.shape[3]), 1)
     for row in range(query.shape[0]):
         by_group, written = (tensor[row].unflatten(0, (heads, groups)) for tensor in (query, output))
@@ -108,7 +106,6 @@ def _stretches(stored: Tensor, first: int, length: int, step: int, count: int) -
     return reach.unfold(1, length, step).permute(1, 0, 3, 2)
 
 
-@lru_cache(maxsize=8)
 def _edge_mask(
     window: int, left: int, spare: int, block: int, sinks: int, groups: int, dtype: torch.dtype
 ) -> Tensor:

@@ -76,10 +76,10 @@ def _blocks(
     """The output ``[B, K, G, rows, D]`` of every block of the queries before ``end``, the last one first."""
     size = _block_size(query.shape[1] // parts.keys.shape[1], frame.window)
     columns = parts.keys.shape[2] - frame.tokens + end
-    if isinstance(parts.first, int):
-        columns = max(columns, parts.first)
+    # In a global layer, which has no sinks, slices are views, and attention itself grows with the square.
+    pieces = trained and frame.window is not None
     key, value = (
-        Pieces(stored[:, :, :columns], sinks, size) if trained else Joined(stored[:, :, :columns], sinks)
+        Pieces(stored[:, :, :columns], sinks, size) if pieces else Joined(stored[:, :, :columns], sinks)
         for stored, sinks in ((parts.keys, parts.sink_keys), (parts.values, parts.sink_values))
     )
     rows = query[:, :, :end].split(size, dim=2)
@@ -121,9 +121,10 @@ def _attend_block(
     rows = query.shape[2]
     offset = parts.keys.shape[2] - frame.tokens
     low = 0 if frame.window is None else max(offset + begin - frame.window + 1, 0)
+    high = offset + begin + rows
     if isinstance(parts.first, int):
-        low = max(low, parts.first)
-    high = max(offset + begin + rows, low)
+        # Queries among the sinks may stand before all that is stored of the window part.
+        low = min(max(low, parts.first), high)
     key, value = keys.stretch(low, high), values.stretch(low, high)
     if isinstance(parts.first, int) and isinstance(frame.first, int):
         sinks = parts.sink_keys.shape[2]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 class Joined:
-    """Stretches without a gradient: one copy serves all of them.
+    """Stretches out of one copy, or views where there are no sinks; with sinks, without a gradient.
 
     The sinks are written over what follows a stretch, so stretches are asked for from the last to the first.
 
@@ -31,12 +31,12 @@ class Pieces:
 
     The gradient of a slice is as large as what it was cut from: one slice per block takes time that grows
     with the square of the length, more than attention itself from some 8,000 tokens on. A split has one
-    gradient for all of its pieces.
+    gradient for all of its pieces. Each stretch is a copy, which the backward pass needs too.
 
     Args:
         stored: ``[B, K, M, D]``.
         sinks: ``[B, K, S', D]``.
-        size: Columns of a piece; about as many as queries of a block.
+        size: Columns of a piece; as many as a block has queries make few pieces, of which little is cut off.
     """
 
     def __init__(self, stored: Tensor, sinks: Tensor, size: int):

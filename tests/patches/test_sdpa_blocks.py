@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from patches.attention import block_masks, eager, full_blocks, sdpa
+from patches.attention import eager, full_blocks, kept, sdpa
 from patches.attention.documents import attend_documents
 from patches.attention.scoring import Scoring
 from patches.frame import Document, Frame, Step
@@ -16,7 +17,7 @@ from patches.frame import Document, Frame, Step
 @pytest.mark.parametrize("tokens", [512, 800])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 def test_blocks_before_and_after_the_window_is_full(heads, kv_heads, window, tokens, softcap):
-    block_masks.kept_mask.cache_clear()
+    kept._kept.cache_clear()
     generator = torch.Generator().manual_seed(tokens + window + heads)
     query, key, value = (
         torch.randn(1, count, tokens, 8, dtype=torch.float64, generator=generator)
@@ -28,10 +29,10 @@ def test_blocks_before_and_after_the_window_is_full(heads, kv_heads, window, tok
 
 
 def test_full_blocks_share_one_mask():
-    block_masks.kept_mask.cache_clear()
+    kept._kept.cache_clear()
     query = torch.randn(1, 1, 256 * 9, 4, requires_grad=True)
     sdpa.attend(query, query, query, Frame(Step(0), 256 * 9, 300, 2), Scoring(0.5))
-    assert block_masks.kept_mask.cache_info().currsize == 2
+    assert kept._kept.cache_info().currsize == 2
 
 
 @pytest.fixture(params=[20, 1000], ids=["inside and edges", "one mask"])
@@ -68,7 +69,7 @@ def inputs(frame, heads, kv_heads, dtype):
     (0, 20, 100, 10), (0, 24, 30, 0), (0, 24, 31, 1), (7, 24, 100, 10), (60, 20, 8, 1), (60, 33, 50, 6),
     (60, 22, 24, 3), (60, 16, 50, 6), (2, 5, 46, 5), (0, 1, 70, 8),
 ])  # fmt: skip
-def test_an_inside_and_edges_are_one_softmax(
+def test_blocks_that_go_together_equal_eager(
     heads, kv_heads, sinks, past, window, tokens, blocks, small_blocks
 ):
     if past == 0:
@@ -92,7 +93,7 @@ def test_a_chunk_whose_last_queries_fill_blocks(past, tokens, sinks, small_block
     assert sum(small_blocks) == ((tokens if full else max(tokens - (23 + sinks - past), 0)) // 8)
 
 
-def test_an_inside_of_tensors_of_any_kind(small_blocks):
+def test_tensors_of_any_kind(small_blocks):
     frame, scoring = Frame(Step(0), 90, 24, 3), Scoring(8**-0.5)
     query, key, value = inputs(frame, 4, 2, torch.float32)
     want = eager.attend(query, key, value, frame, scoring)[0]
@@ -106,13 +107,14 @@ def test_an_inside_of_tensors_of_any_kind(small_blocks):
     assert small_blocks == [8, 8]
     torch.testing.assert_close(sdpa.attend(*by_dim, frame, scoring)[0], want)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = sdpa.attend(query, key, value.bfloat16(), frame, scoring)[0]
-    torch.testing.assert_close(mixed.float(), want, atol=0.03, rtol=0.03)
+        for given in ((query, key, value), (query, key, value.bfloat16())):
+            mixed = sdpa.attend(*given, frame, scoring)[0]
+            torch.testing.assert_close(mixed.float(), want, atol=0.03, rtol=0.03)
     assert small_blocks == [8, 8]
 
 
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_an_inside_and_edges_in_the_dtypes_of_models(dtype, tolerance, small_blocks):
+def test_the_dtypes_of_models(dtype, tolerance, small_blocks):
     frame, scoring = Frame(Step(0), 90, 24, 3), Scoring(8**-0.5)
     given = inputs(frame, 4, 2, dtype)
     got = sdpa.attend(*given, frame, scoring)[0]
@@ -123,13 +125,68 @@ def test_an_inside_and_edges_in_the_dtypes_of_models(dtype, tolerance, small_blo
 
 
 @pytest.mark.parametrize("reason", ["trained", "softcap", "dropout", "ragged"])
-def test_an_inside_is_left_to_masks_where_it_has_no_kernel(reason, small_blocks):
+def test_blocks_go_one_by_one_where_there_is_no_kernel(reason, small_blocks):
     starts = torch.tensor([0, 4]) if reason == "ragged" else None
     frame = Frame(Step(0, starts), 90, 24, 3)
     scoring = Scoring(0.3, 0.5 if reason == "dropout" else 0.0, 5.0 if reason == "softcap" else None)
     query, key, value = inputs(frame, 2, 2, torch.float32)
     sdpa.attend(query.requires_grad_(reason == "trained"), key, value, frame, scoring)
     assert small_blocks == []
+
+
+def test_keys_come_in_whole_vectors(small_blocks, monkeypatch):
+    met = []
+    forward = full_blocks.forward
+
+    def noted(query, key, *rest):
+        met.append(key.shape[2])
+        return forward(query, key, *rest)
+
+    monkeypatch.setattr(full_blocks, "forward", noted)
+    for window in (24, 25, 31):
+        frame = Frame(Step(0), 90, window, 3)
+        sdpa.attend(*inputs(frame, 2, 1, torch.float32), frame, Scoring(0.3))
+    assert met and all(keys % full_blocks.TILE == 0 for keys in met)
+
+
+def test_what_is_traced_leaves_no_mask_behind(small_blocks):
+    frame, scoring = Frame(Step(0), 90, 24, 3), Scoring(8**-0.5)
+    given = inputs(frame, 4, 2, torch.float32)
+    kept._kept.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        sdpa.attend(*(mode.from_tensor(tensor) for tensor in given), frame, scoring)
+    got = sdpa.attend(*given, frame, scoring)[0]
+    torch.testing.assert_close(got, eager.attend(*given, frame, scoring)[0])
+    with FakeTensorMode() as mode:
+        sdpa.attend(*(mode.from_tensor(tensor) for tensor in given), frame, scoring)
+
+
+class Attention(torch.nn.Module):
+    """The backend as a module, for ``torch.export``."""
+
+    def forward(self, query, key, value):
+        return sdpa.attend(query, key, value, Frame(Step(0), query.shape[2], 24, 3), Scoring(8**-0.5))[0]
+
+
+@torch.no_grad()
+def test_an_export_leaves_no_mask_behind(small_blocks):
+    frame = Frame(Step(0), 90, 24, 3)
+    given = inputs(frame, 4, 2, torch.float32)
+    kept._kept.cache_clear()
+    exported = torch.export.export(Attention(), given, strict=False)
+    want = eager.attend(*given, frame, Scoring(8**-0.5))[0]
+    torch.testing.assert_close(Attention()(*given), want)
+    torch.testing.assert_close(exported.module()(*given), want)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("past,tokens,window,sinks", [(5, 10, 4, 400), (5, 3, 4, 1000), (0, 9, 4, 9)])
+def test_a_chunk_among_the_sinks(past, tokens, window, sinks, trained):
+    frame, scoring = Frame(Step(past), tokens, window, sinks), Scoring(8**-0.5)
+    given = [tensor.requires_grad_(trained) for tensor in inputs(frame, 4, 2, torch.float64)]
+    torch.testing.assert_close(
+        sdpa.attend(*given, frame, scoring)[0], eager.attend(*given, frame, scoring)[0]
+    )
 
 
 class Written(TorchDispatchMode):
