@@ -79,17 +79,17 @@ def attend(
             key, value = (
                 torch.cat(
                     [
-                        _stretches(kept, own - inside - left, left + spare, block, count),
-                        _stretches(kept, own, block, block, count),
+                        _stretches(held, own - inside - left, left + spare, block, count),
+                        _stretches(held, own, block, block, count),
                         sink.expand(count, -1, -1, -1),
                     ],
                     dim=2,
                 )
-                for kept, sink in stored
+                for held, sink in stored
             )
             attended, lse = forward(rows, key, value, mask, scoring.scale)
             if inside:
-                key, value = (_stretches(kept, own - inside, inside, block, count) for kept, _ in stored)
+                key, value = (_stretches(held, own - inside, inside, block, count) for held, _ in stored)
                 others = forward(rows, key, value, None, scoring.scale)
                 attended = _merged((attended, lse), others)
             _blocks(written[:, :, cut], count).copy_(attended.unflatten(2, (block, groups)))
