@@ -37,7 +37,7 @@ def main() -> int:
     for kv_heads in arguments.kv_heads:
         for rows in arguments.rows:
             steps = contenders(kv_heads, rows, arguments.length, arguments.window)
-            times = {name: [] for name in steps}
+            times: dict[str, list[float]] = {name: [] for name in steps}
             for _ in range(arguments.turns):
                 for name, step in steps.items():
                     times[name].append(milliseconds(step))
