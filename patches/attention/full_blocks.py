@@ -24,7 +24,7 @@ QUERY_ELEMENTS = 1 << 20
 TILE = 8
 """Keys come in multiples of this: vectors of floats, of which PyTorch takes a part one by one."""
 INSIDE_MIN = 768
-"""In shorter windows two parts take longer than one under a mask."""
+"""In shorter windows two parts gain nothing over one under a mask."""
 
 
 def first_query(query: Tensor, parts: Parts, frame: Frame, scoring: Scoring, block: int) -> int:

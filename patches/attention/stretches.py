@@ -30,8 +30,8 @@ class Pieces:
     """Stretches with a gradient, out of pieces cut once.
 
     The gradient of a slice is as large as what it was cut from: one slice per block takes time that grows
-    with the square of the length, more than attention itself from some 8,000 tokens on. A split has one
-    gradient for all of its pieces. Each stretch is a copy, which the backward pass needs too.
+    with the square of the length. A split has one gradient for all of its pieces. Each stretch is a copy,
+    which the backward pass needs too.
 
     Args:
         stored: ``[B, K, M, D]``.
