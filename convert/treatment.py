@@ -149,7 +149,7 @@ def _device(name: str) -> str:
         torch.empty(1, dtype=torch.float64, device=device)
     # Torch says in one of several ways that it does not know or have a device, or float64 on it (mps).
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        first = str(error).strip().splitlines()[0][:120]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise ConvertError(
             f"device={name!r} cannot be used here: {first} (allowed: cpu, cuda, cuda:1)"
         ) from error

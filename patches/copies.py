@@ -6,12 +6,12 @@ of different versions do not run each other's code.
 
 from zlib import crc32
 
-REMOTE_PACKAGE = "transformers_modules"
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 
 def remote(module: str) -> bool:
     """Whether the module of this name came with a checkpoint."""
-    return module.startswith(REMOTE_PACKAGE)
+    return module.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME)
 
 
 TAG = f"copy_{crc32(__name__.encode()):08x}_" if remote(__name__) else ""

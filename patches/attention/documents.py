@@ -48,7 +48,9 @@ def attend_documents(
         for index, (own_query, own_key, own_value, *met) in enumerate(zip(*row, strict=True)):
             between_documents = index % 2 == 0
             if between_documents:
-                pieces.append(torch.zeros_like(own_query))
+                if own_query.shape[2]:
+                    # Under autocast queries may be wider than values, whose dtype the output has.
+                    pieces.append(torch.zeros_like(own_query, dtype=own_value.dtype))
                 continue
             alone = Frame(Step(0, policy=frame.step.policy), own_query.shape[2], frame.window, frame.sinks)
             own = replace(scoring, sink_query=met[0]) if met else scoring

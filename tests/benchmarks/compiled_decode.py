@@ -14,15 +14,21 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 
 import patches
+from eval.speed.model import Twins
+from eval.speed.records import MODEL, Ask
+from eval.speed.shapes import SHAPES
+from eval.speed.timing import paired_ratio
+from patches.attention.backends import AUTO
 
-LAYERS, HIDDEN, HEADS, HEAD_DIM, VOCAB = 4, 256, 8, 64, 1024
+SINKS = 4
 STEPS = 2
 """Of each contender in a turn."""
 TOLERANCE = 1e-4
@@ -43,25 +49,30 @@ def main() -> int:
                     times[name].append(milliseconds(step))
             ring, compiled, stock, _ = times.values()
             medians = " | ".join(f"{statistics.median(each):.1f} ms" for each in times.values())
-            print(f"| {kv_heads} | {rows} | {medians} | {ratio(stock, ring)} | {ratio(stock, compiled)} |")
+            ratios = " | ".join(f"{paired_ratio(stock, each):.2f}" for each in (ring, compiled))
+            print(f"| {kv_heads} | {rows} | {medians} | {ratios} |", flush=True)
     return 0
 
 
 def contenders(kv_heads: int, rows: int, length: int, window: int) -> dict[str, Callable[[], Tensor]]:
     """One more step each time it is called, after ``length`` tokens, by four ways; warmed up and checked."""
     torch.compiler.reset()
-    policy = {"size": window, "sinks": 4, "positions": "absolute", "global_layers": []}
-    ours = model("windowed_llama", kv_heads, length, attention_window=policy)
-    types = {"sliding_window": window, "layer_types": ["sliding_attention"] * LAYERS}
-    theirs = model("ministral", kv_heads, length, **types)
-    theirs.load_state_dict(ours.state_dict())
+    shape = replace(SHAPES["tiny"], kv_heads=kv_heads)
+    twins = Twins(
+        Ask(
+            shape=shape, checkpoint=None, layers_of=shape.layers, lengths=(length,), window=window,
+            sinks=SINKS, batches=(rows,), phases=(MODEL,), backends=None, skip=(), runs=1, limit_s=0.0,
+            device=torch.device("cpu"), dtype=torch.float32, threads=torch.get_num_threads(), seed=0,
+        )
+    )  # fmt: skip
+    ours, theirs = twins.windowed(AUTO), twins.sliding()
     made = [
         (ours, patches.WindowedCache(ours.config), False),
         (ours, patches.WindowedCache(ours.config, max_length=2 * length), True),
         (theirs, DynamicCache(config=theirs.config), False),
         (theirs, DynamicCache(config=theirs.config), True),
     ]
-    prompt = torch.randint(VOCAB, (rows, length), generator=torch.Generator().manual_seed(length))
+    prompt = torch.randint(shape.vocab, (rows, length), generator=torch.Generator().manual_seed(length))
     steps = {}
     for name, (each, cache, compiled) in zip(("ring", "compiled", "stock", "both"), made, strict=True):
         with torch.inference_mode():
@@ -75,17 +86,6 @@ def contenders(kv_heads: int, rows: int, length: int, window: int) -> dict[str, 
         for _ in range(10):
             step()
     return steps
-
-
-def model(family: str, kv_heads: int, length: int, **changes: Any) -> Any:
-    """A model of ``family`` with random weights."""
-    config = AutoConfig.for_model(
-        family, vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=688, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, num_key_value_heads=kv_heads, head_dim=HEAD_DIM,
-        max_position_embeddings=2 * length, **changes,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def step_of(each: Any, cache: Any, token: Tensor, compiled: bool, whole: bool) -> Callable[[], Tensor]:
@@ -110,11 +110,6 @@ def milliseconds(step: Callable[[], Tensor]) -> float:
     for _ in range(STEPS):
         step()
     return (time.perf_counter() - begin) / STEPS * 1e3
-
-
-def ratio(longer: list[float], shorter: list[float]) -> str:
-    """The median of the ratios, turn by turn."""
-    return f"{statistics.median(a / b for a, b in zip(longer, shorter, strict=True)):.2f}"
 
 
 def parse() -> argparse.Namespace:

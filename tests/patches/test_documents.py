@@ -93,3 +93,14 @@ def test_packing_and_padding_at_once_is_refused():
     mask = torch.tensor([[1, 1, 1, 1, 1, 0]])
     with pytest.raises(PolicyError, match="pack documents or pad them"):
         windowed_model("llama")(torch.ones(1, 6, dtype=torch.long), mask, torch.tensor([[0, 1, 0, 1, 2, 0]]))
+
+
+@pytest.mark.parametrize("begin", [0, 3])
+def test_documents_have_the_dtype_of_one_call_under_autocast(begin):
+    query, key, value = (torch.randn(1, heads, 10, 8) for heads in (4, 2, 2))
+    frame, scoring = Frame(Step(0), 10, 4, 1), Scoring(0.3)
+    documents = [Document(0, begin, 6), Document(0, 6, 10)]
+    with torch.autocast("cpu", torch.bfloat16):
+        got = attend_documents(eager.attend, query, key, value.bfloat16(), frame, scoring, documents)
+        alone = eager.attend(query, key, value.bfloat16(), frame, scoring)[0]
+    assert got.dtype == alone.dtype == torch.bfloat16
